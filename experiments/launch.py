@@ -1,0 +1,70 @@
+"""What every program does before its own work: flags, devices, the run's folder, one-line errors."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from lapa_jax import checkpoints, errors, sharding
+
+FREE = ("num_steps", "log_every", "checkpoint", "mesh", "distributed")
+"""Config keys that may change when a run is resumed."""
+
+
+def define(name: str) -> tuple[Any, Any]:
+    """The two flags of a program: --config=experiments/configs/<name>.py[:size] and --workdir."""
+    config = config_flags.DEFINE_config_file("config", f"experiments/configs/{name}.py", lock_config=True)
+    workdir = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and results go here.", required=True)
+    return config, workdir
+
+
+def run(main: Callable[[Any], None]) -> None:
+    """Parse the flags and call `main`; a user's mistake ends as one line and exit status 2."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except errors.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise errors.UserError(
+            f"{text} (see --config's file for its keys and their types, and --helpshort for the flags)"
+        ) from error
+
+
+def start(config: Any, workdir: str) -> jax.sharding.Mesh:
+    """Join the other hosts when asked, claim the run's folder, build the mesh.
+
+    Raises:
+        UserError: the folder belongs to another config, or the mesh does not fit the devices.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("lapa_jax").setLevel(logging.INFO)
+    cache = os.environ.get("LAPA_JAX_CACHE", str(pathlib.Path.home() / ".cache" / "lapa_jax"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if config.distributed.enabled:
+        jax.distributed.initialize(
+            coordinator_address=config.distributed.coordinator,
+            num_processes=config.distributed.num_processes,
+            process_id=config.distributed.process_id,
+        )
+    checkpoints.claim(workdir, config.to_dict(), FREE)
+    return sharding.make_mesh(**config.mesh)
+
+
+def shares() -> dict[str, int]:
+    """This process's share of every stream."""
+    return dict(process_index=jax.process_index(), process_count=jax.process_count())

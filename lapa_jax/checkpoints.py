@@ -1,0 +1,193 @@
+"""The only file that imports Orbax: one folder a run, enough to resume, to evaluate and to serve.
+
+A checkpoint holds `state` (params, variables, optimizer, step), `loader` (the stream's position),
+`config` (resolved) and `assets` (tokenizer, normalisation statistics, whatever the policy needs).
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from lapa_jax import errors, sharding
+from lapa_jax.training import TrainState
+
+
+class Checkpoints:
+    """Checkpoints of one run under `<workdir>/checkpoints`; a context manager.
+
+    Args:
+        workdir: the run's folder.
+        config: resolved config, saved with each checkpoint and compared on resume.
+        assets: JSON-able dict saved with each checkpoint.
+        every: save every so many steps (the last step is always saved).
+        keep_last: how many recent checkpoints stay.
+    """
+
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        config: Mapping[str, Any],
+        assets: Mapping[str, Any] | None = None,
+        every: int = 500,
+        keep_last: int = 2,
+    ) -> None:
+        self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+        self.config, self.assets, self.every = dict(config), dict(assets or {}), every
+        self._orbax = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep_last),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    def due(self, step: int) -> bool:
+        """Whether the policy wants a checkpoint at this step."""
+        return step % self.every == 0
+
+    def latest_step(self) -> int | None:
+        return None if self._orbax.latest is None else self._orbax.latest.step
+
+    def save(self, step: int, state: TrainState, loader: Mapping[str, Any]) -> None:
+        """Save in the background; a killed save never replaces a good one."""
+        parts = dict(state=state, loader=dict(loader), config=self.config, assets=self.assets)
+        self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True)
+
+    def wait(self) -> None:
+        """Block until the last save is on disk."""
+        self._orbax.wait()
+
+    def restore_or(self, abstract: TrainState, init: Callable[[], TrainState], stream: Any) -> TrainState:
+        """The latest state (the stream is moved to where it was), or `init()` in a new run.
+
+        Raises:
+            UserError: the checkpoint is of another model (names the first leaf that differs).
+        """
+        step = self.latest_step()
+        if step is None:
+            return init()
+        _check_shapes(self.directory / str(step), abstract)
+        parts = self._orbax.load_checkpointables(step, dict(state=abstract, loader=None))
+        stream.set_state(parts["loader"])
+        return parts["state"]
+
+
+def resolve(path: str | pathlib.Path) -> pathlib.Path:
+    """Folder of the latest checkpoint of a run (or the checkpoint itself when it is given).
+
+    Raises:
+        UserError: there is none.
+    """
+    root = pathlib.Path(path).resolve()
+    if (root / "state").exists():
+        return root
+    folder = root / "checkpoints" if (root / "checkpoints").exists() else root
+    steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "state").exists()]
+    if not steps:
+        raise errors.UserError(f"no checkpoint under {path}: train that stage first, or give the run's folder")
+    return max(steps, key=lambda p: int(p.name))
+
+
+def load_json(path: str | pathlib.Path, name: str) -> dict[str, Any]:
+    """`config`, `assets` or `loader` of a checkpoint."""
+    return ocp.load_checkpointables(resolve(path), {name: None})[name]
+
+
+def load_state(path: str | pathlib.Path, abstract: TrainState) -> TrainState:
+    """Params, variables and step of a checkpoint, cast and laid out as `abstract` says.
+
+    The optimizer is not read: `abstract.opt_state` is ignored and comes back as None.
+
+    Raises:
+        UserError: no checkpoint, or one of another model.
+    """
+    folder = resolve(path)
+    abstract = abstract.replace(opt_state=ocp.PLACEHOLDER)
+    _check_shapes(folder, abstract)
+    wanted = dict(step=abstract.step, params=abstract.params, variables=abstract.variables)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(folder, dict(state=wanted))["state"]
+    return TrainState(loaded["step"], loaded["params"], loaded["variables"], None)
+
+
+def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:
+    """`loaded` parameters completed with the leaves of `fresh` whose path matches `new`.
+
+    Strict both ways: a leaf missing from `loaded` that `new` does not name, or one of `loaded` that
+    `fresh` lacks, raises UserError.
+    """
+    import re
+
+    have, want = _flat(loaded), _flat(fresh)
+    missing = [n for n in want if n not in have and not re.search(new, n)]
+    extra = [n for n in have if n not in want]
+    if missing or extra:
+        raise errors.UserError(
+            f"checkpoint and model differ: missing {missing[:3]}, not in the model {extra[:3]}; "
+            "use the model config the checkpoint was trained with"
+        )
+    leaves = [have[n] if n in have and not re.search(new, n) else leaf for n, leaf in want.items()]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {sharding.path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_shapes(folder: pathlib.Path, abstract: TrainState) -> None:
+    """Name the first parameter whose shape differs, before Orbax fails in its own words."""
+    stored = _flat(ocp.pytree_metadata(folder, "state").metadata["params"])
+    wanted = _flat(abstract.params)
+    for name in sorted(stored.keys() | wanted.keys()):
+        have = tuple(stored[name].shape) if name in stored else "absent"
+        want = tuple(wanted[name].shape) if name in wanted else "absent"
+        if have != want:
+            raise errors.UserError(
+                f"checkpoint {folder} is of another model: {name} is {have} there and {want} in this config; "
+                "give the config it was trained with, or another --workdir"
+            )
+
+
+def claim(workdir: str | pathlib.Path, config: Mapping[str, Any], free: tuple[str, ...]) -> None:
+    """Write `<workdir>/config.json`, or check that the one there says the same.
+
+    Args:
+        free: dotted keys that may differ on resume (a longer run, another logging rate).
+
+    Raises:
+        UserError: the folder belongs to another config (names the keys).
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        old = flatten(json.loads(path.read_text()))
+        new = flatten(config)
+        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        keys = [k for k in keys if not k.startswith(free)]
+        if keys:
+            shown = ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in keys[:3])
+            raise errors.UserError(
+                f"workdir {workdir} holds a run of another config ({shown}): give another --workdir, or delete it"
+            )
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config, indent=1) + "\n")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> {"a.b": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, name + ".") if isinstance(value, Mapping) else {name: value})
+    return flat

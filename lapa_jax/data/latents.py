@@ -1,0 +1,214 @@
+"""The labelled set of stage 2: latent actions of every frame pair, on disk.
+
+One ArrayRecord record an episode. A folder is whole once it holds `latents.json`, which is written
+last; `unfinished.json` marks one that labelling can still continue.
+"""
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from lapa_jax import errors
+from lapa_jax.data import rlds
+
+_DONE, _UNFINISHED = "latents.json", "unfinished.json"
+# (frame uint8[B, H, W, 3], next_frame uint8[B, H, W, 3]) -> int[B, N]
+Label = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What the codes were made from; a folder holds codes of one provenance only.
+
+    Attributes:
+        checkpoint: of the LAQ, for instance its path, step and hash.
+        dataset: fingerprint of the episodes.
+        gap: steps between the two frames of a pair.
+        code_length: codes a pair, N.
+        num_codes: codes are 0..num_codes-1.
+    """
+
+    checkpoint: Mapping[str, Any]
+    dataset: str
+    gap: int
+    code_length: int
+    num_codes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Codes of every pair of every episode, in the order of the episodes."""
+
+    provenance: Provenance
+    _codes: tuple[np.ndarray, ...] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @property
+    def gap(self) -> int:
+        return self.provenance.gap
+
+    @property
+    def code_length(self) -> int:
+        return self.provenance.code_length
+
+    @property
+    def num_codes(self) -> int:
+        return self.provenance.num_codes
+
+    def codes(self, episode: int) -> np.ndarray:
+        """int32[max(T - gap, 0), N]: row t is the pair (t, t + gap)."""
+        return self._codes[episode]
+
+
+def write_latents(
+    directory: str | Path,
+    episodes: rlds.Episodes,
+    label: Label,
+    provenance: Provenance,
+    *,
+    batch_size: int = 64,
+    image_size: int | None = None,
+    episodes_per_shard: int = 128,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Path:
+    """Labels all pairs of `episodes`; call it again after a crash and it continues.
+
+    Every call of `label` gets `batch_size` pairs (the last is padded), so it compiles once.
+    Process p of P writes shards p, p + P, ...; the one that sees all shards finishes the folder.
+
+    Raises:
+        UserError: the folder holds codes of another provenance, or a code is out of range.
+    """
+    root = Path(directory)
+    plan = {**dataclasses.asdict(provenance), "num_episodes": len(episodes),
+            "episodes_per_shard": episodes_per_shard}
+    if _begin(root, plan):
+        return root
+    num_shards = -(-len(episodes) // episodes_per_shard)
+    paths = [root / f"codes-{i:05d}-of-{num_shards:05d}.array_record" for i in range(num_shards)]
+    for shard in range(process_index, num_shards, process_count):
+        if paths[shard].exists():
+            continue
+        first = shard * episodes_per_shard
+        chosen = range(first, min(first + episodes_per_shard, len(episodes)))
+        codes = _label_shard(episodes, chosen, label, provenance, batch_size, image_size)
+        _write_shard(paths[shard], codes)
+    if all(path.exists() for path in paths):
+        _write_json(root / _DONE, plan)
+        (root / _UNFINISHED).unlink(missing_ok=True)
+    return root
+
+
+def open_latents(directory: str | Path, episodes: rlds.Episodes) -> Latents:
+    """Reads the codes of `episodes`.
+
+    Raises:
+        UserError: nothing there, labelling not finished, or the codes are of other episodes.
+    """
+    root = Path(directory)
+    if not (root / _DONE).exists():
+        if (root / _UNFINISHED).exists():
+            raise errors.UserError(
+                f"labelling in {root} is not finished; run it again and it continues"
+            )
+        raise errors.UserError(f"no latent actions at {root}; label the episodes first")
+    plan = json.loads((root / _DONE).read_text())
+    fields = {field.name: plan[field.name] for field in dataclasses.fields(Provenance)}
+    if fields["dataset"] != episodes.fingerprint:
+        raise errors.UserError(
+            f"latent actions at {root} are of dataset {fields['dataset']} and the episodes are "
+            f"{episodes.fingerprint}; label these episodes into another folder"
+        )
+    codes = [codes for path in sorted(root.glob("codes-*.array_record")) for codes in _read(path)]
+    if len(codes) != len(episodes):
+        raise errors.UserError(
+            f"{root} holds codes of {len(codes)} episodes instead of {len(episodes)}: a shard is "
+            "missing; remove the folder and label again"
+        )
+    return Latents(Provenance(**fields), tuple(codes))
+
+
+def _begin(root: Path, plan: Mapping[str, Any]) -> bool:
+    """Claims the folder for `plan`; True when it is finished already."""
+    for name in (_DONE, _UNFINISHED):
+        if not (root / name).exists():
+            continue
+        found = json.loads((root / name).read_text())
+        if different := [k for k in plan if found.get(k) != plan[k]]:
+            key = different[0]
+            raise errors.UserError(
+                f"{root} holds latent actions with {key} {found.get(key)!r}, not {plan[key]!r}; "
+                "choose another folder"
+            )
+        return name == _DONE
+    root.mkdir(parents=True, exist_ok=True)
+    _write_json(root / _UNFINISHED, plan)
+    return False
+
+
+def _label_shard(
+    episodes: rlds.Episodes, chosen: range, label: Label, provenance: Provenance,
+    batch_size: int, image_size: int | None,
+) -> list[np.ndarray]:
+    gap = provenance.gap
+    counts = [max(len(episodes.frames[e]) - gap, 0) for e in chosen]
+    pairs = [(e, t) for e, count in zip(chosen, counts, strict=True) for t in range(count)]
+    codes = [np.zeros((0, provenance.code_length), np.int32)]
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        padded = batch + batch[-1:] * (batch_size - len(batch))
+        frame = np.stack([episodes.frame(e, t, image_size) for e, t in padded])
+        next_frame = np.stack([episodes.frame(e, t + gap, image_size) for e, t in padded])
+        codes.append(_checked(label(frame, next_frame), batch_size, provenance)[: len(batch)])
+    return np.split(np.concatenate(codes), np.cumsum(counts)[:-1])
+
+
+def _checked(codes: np.ndarray, batch_size: int, provenance: Provenance) -> np.ndarray:
+    codes = np.asarray(codes)
+    if codes.shape != (batch_size, provenance.code_length):
+        raise errors.UserError(
+            f"labels have shape {codes.shape} instead of {(batch_size, provenance.code_length)}; "
+            "set code_length to the checkpoint's"
+        )
+    if codes.min() < 0 or codes.max() >= provenance.num_codes:
+        raise errors.UserError(
+            f"codes {codes.min()}..{codes.max()} are outside 0..{provenance.num_codes - 1}; "
+            "set num_codes to the checkpoint's"
+        )
+    return codes.astype(np.int32)
+
+
+def _write_shard(path: Path, codes: list[np.ndarray]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    for episode in codes:
+        buffer = io.BytesIO()
+        np.save(buffer, episode, allow_pickle=False)
+        writer.write(buffer.getvalue())
+    writer.close()
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> list[np.ndarray]:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        records = reader.read_all()
+    finally:
+        reader.close()
+    return [np.load(io.BytesIO(record), allow_pickle=False) for record in records]
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,91 @@
+"""Codebook health, image and token metrics; writers for console, JSONL and TensorBoard."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def code_usage(codes: jax.Array, num_codes: int) -> jax.Array:
+    """Fraction of each code among int[...] codes: float[K]."""
+    return jnp.mean(jax.nn.one_hot(codes.reshape(-1), num_codes), axis=0)
+
+
+def perplexity(usage: jax.Array) -> jax.Array:
+    """exp(entropy) of a distribution float[K]: the effective number of codes."""
+    return jnp.exp(-jnp.sum(usage * jnp.log(usage + 1e-12)))
+
+
+def psnr(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB of images in [0, 1], over all of them."""
+    return -10.0 * jnp.log10(jnp.mean(jnp.square(prediction - target)) + 1e-12)
+
+
+def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Fraction of positions whose largest logit is the target."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == targets)
+
+
+class Writer:
+    """Metrics of one run: a line on the console, a line of JSON, and TensorBoard scalars.
+
+    Only process 0 writes.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, name: str) -> None:
+        self.name = name
+        self.main = jax.process_index() == 0
+        self.total, self.last = 0, (0, time.perf_counter())
+        if self.main:
+            from tensorboardX import SummaryWriter
+
+            self.path = pathlib.Path(workdir) / "metrics.jsonl"
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.board = SummaryWriter(str(self.path.parent / "tensorboard"))
+
+    def begin(self, step: int, total: int) -> None:
+        """Say where training starts; lines of a run that went further than its checkpoint are dropped."""
+        self.total = total
+        if self.main:
+            self._forget_after(step)
+            print(f"[{self.name}] step {step} of {total}", flush=True)
+
+    def write(self, step: int, values: Mapping[str, float], split: str = "train") -> None:
+        """Record scalars; training lines show speed and the time left."""
+        if not self.main:
+            return
+        row = {"step": step, "time": round(time.time(), 3), "split": split, **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(f"{split}/{key}", value, step)
+        self.board.flush()
+        print(self._line(step, values, split), flush=True)
+
+    def _line(self, step: int, values: Mapping[str, float], split: str) -> str:
+        speed = values.get("steps_per_second")
+        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in ("steps_per_second", "learning_rate")]
+        if speed:
+            left = int((self.total - step) / speed)
+            shown += [f"{speed:.2f} steps/s", f"ETA {left // 60}:{left % 60:02d}"]
+        where = f"step {step}/{self.total}" if split == "train" else f"{split} at step {step}"
+        return f"[{self.name}] {where}  " + "  ".join(shown)
+
+    def _forget_after(self, step: int) -> None:
+        if self.path.exists():
+            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+            self.path.write_text("".join(kept))
+
+
+def summarise(workdir: str | pathlib.Path, summary: Mapping[str, object]) -> None:
+    """Write `summary.json` of a finished stage, whole or not at all (process 0 only)."""
+    if jax.process_index() == 0:
+        path = pathlib.Path(workdir) / "summary.json"
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(summary, indent=1, default=np.ndarray.tolist) + "\n")
+        scratch.rename(path)

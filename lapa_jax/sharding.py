@@ -1,0 +1,124 @@
+"""Mesh, one rule table from parameter path to PartitionSpec, constraints and global batches.
+
+Mesh axes: `data` (replicas), `fsdp` (parameters and batch split), `tensor` (inside a matrix product).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lapa_jax import errors
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+"""Spec of a batch: its leading axis is split over every device that does not share a matrix."""
+
+RULES: tuple[tuple[str, P], ...] = (
+    # (regular expression searched in the '/'-joined path, spec of the TRAILING dimensions)
+    (r"embed_\w+/embedding$", P(("fsdp", "tensor"), None)),
+    (r"attention/(wq|wk|wv)/kernel$", P("fsdp", "tensor")),
+    (r"attention/wo/kernel$", P("tensor", "fsdp")),
+    (r"feed_forward/(w1|w3)/kernel$", P("fsdp", "tensor")),
+    (r"feed_forward/w2/kernel$", P("tensor", "fsdp")),
+    (r"(head_\w+|action_head/\w+|project\w*|patch_embed|to_pixels)/kernel$", P("fsdp", "tensor")),
+    (r"(attention|cross_attention)\w*/(to_q|to_kv)/kernel$", P("fsdp", "tensor")),
+    (r"(attention|cross_attention)\w*/to_out/kernel$", P("tensor", "fsdp")),
+    (r"(feed_forward|ff)\w*/(up|in)\w*/kernel$", P("fsdp", "tensor")),
+    (r"(feed_forward|ff)\w*/(down|out)\w*/kernel$", P("tensor", "fsdp")),
+    (r"position_bias/\w+/kernel$", P()),
+    (r"(conv|film|peg|dense)\w*/kernel$", P()),
+    (r"(scale|bias|null_kv|codebook|gamma|place_embedding)$", P()),
+    (r"batch_stats/.*(mean|cov|count)$", P()),
+)
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
+    """A mesh over `devices` (all by default); one axis may be -1, the devices left over.
+
+    Raises:
+        UserError: the axes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if sizes.count(-1) > 1 or len(devices) % known or (-1 not in sizes and known != len(devices)):
+        raise errors.UserError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices: "
+            "set --config.mesh so that the axes multiply to that number (one may be -1)"
+        )
+    sizes = [len(devices) // known if s == -1 else s for s in sizes]
+    axis_types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+
+
+def constrain(x: jax.Array, *spec: Any) -> jax.Array:
+    """`x` with a sharding constraint of its leading axes; does nothing outside a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """`x` with its leading axis split as a batch."""
+    return constrain(x, ("data", "fsdp"))
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """'/'-joined name of a pytree path: dict keys, dataclass fields, sequence indices."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def spec_for(name: str, shape: Sequence[int], axis_sizes: Mapping[str, int]) -> P:
+    """The spec of one leaf. Scalars are whole; an axis that does not divide its dimension is dropped
+    (a table of 8 codes stays whole on 16 devices).
+
+    Raises:
+        UserError: no rule matches the path.
+    """
+    if not shape:
+        return P()
+    for pattern, spec in RULES:
+        if re.search(pattern, name):
+            return _fit(spec, shape, axis_sizes)
+    raise errors.UserError(f"no sharding rule matches parameter {name} {tuple(shape)}: add one to RULES")
+
+
+def _fit(spec: P, shape: Sequence[int], axis_sizes: Mapping[str, int]) -> P:
+    leading = len(shape) - len(spec)
+    if leading < 0:  # a vector under a matrix rule
+        return P()
+    kept = [None] * leading
+    for size, axes in zip(shape[leading:], spec, strict=True):
+        names = () if axes is None else (axes if isinstance(axes, tuple) else (axes,))
+        kept.append(axes if size % int(np.prod([axis_sizes[n] for n in names])) == 0 else None)
+    return P(*kept)
+
+
+def tree_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs."""
+    sizes = dict(mesh.shape)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, spec_for(path_name(path), leaf.shape, sizes)), abstract
+    )
+
+
+def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Arrays over the whole mesh from this process's rows of a batch.
+
+    Raises:
+        UserError: the batch does not divide over the mesh.
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    for name, rows in batch.items():
+        if len(rows) * jax.process_count() % shards:
+            raise errors.UserError(
+                f"batch of {len(rows) * jax.process_count()} rows ({name}) does not divide over {shards} "
+                "devices: set --config.batch_size to a multiple of data*fsdp"
+            )
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,138 @@
+"""TrainState, sharded initialisation, the train step and the only training loop."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lapa_jax import errors, sharding
+
+Batch = Mapping[str, jax.Array]
+LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+"""(params, variables, batch, key) -> (loss, (metrics, new variables))."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step int32[]; params; variables: the other collections (running statistics); opt_state."""
+
+    step: jax.Array
+    params: Any
+    variables: Any
+    opt_state: Any
+
+
+class Stream(Protocol):
+    """What `fit` needs of a batch source (see `data/loader.py`)."""
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def make_init(init_fn: Callable[[jax.Array], Any], tx: optax.GradientTransformation) -> Callable:
+    """key -> TrainState, from `init_fn(key) -> flax variables`."""
+
+    def init(key: jax.Array) -> TrainState:
+        variables = dict(init_fn(key))
+        params = variables.pop("params")
+        return TrainState(jnp.int32(0), params, variables, tx.init(params))
+
+    return init
+
+
+def abstract_state(init: Callable, mesh: Mesh) -> TrainState:
+    """The state as ShapeDtypeStructs that carry their shardings; nothing is computed."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        shapes,
+        sharding.tree_shardings(mesh, shapes),
+    )
+
+
+def init_sharded(init: Callable, mesh: Mesh, seed: int) -> TrainState:
+    """A state born sharded: no device ever holds a leaf it does not keep."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, mesh))
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+
+
+def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, seed: int = 0) -> Callable:
+    """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone."""
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (metrics, variables)), grads = grad_fn(state.params, state.variables, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return TrainState(state.step + 1, params, variables, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def fit(
+    state: TrainState,
+    step: Callable,
+    batches: Stream,
+    saved: Any,
+    writer: Any,
+    mesh: Mesh,
+    num_steps: int,
+    log_every: int,
+    schedule: optax.Schedule | None = None,
+) -> TrainState:
+    """Train to `num_steps`, logging and saving on the way; returns at once if already there.
+
+    Metrics of a step are fetched after the next one is dispatched, so logging does not stall the device.
+
+    Raises:
+        UserError: the loss is not finite (names the step and the last checkpoint).
+    """
+    start = first = int(state.step)
+    if start >= num_steps:
+        return state
+    writer.begin(start, num_steps)
+    pending: tuple[int, dict] | None = None
+    clock = time.perf_counter()
+    iterator = iter(batches)
+    for i in range(start, num_steps):
+        state, metrics = step(state, sharding.global_batch(mesh, next(iterator)))
+        if pending is not None:
+            _log(writer, saved, *pending)
+            pending = None
+        done = i + 1
+        if done % log_every == 0 or done == num_steps or done == first + 1:
+            jax.block_until_ready(metrics["loss"])
+            elapsed, clock = time.perf_counter() - clock, time.perf_counter()
+            speed = (done - start) / max(elapsed, 1e-9)
+            start = done
+            extra = {"steps_per_second": speed}
+            if schedule is not None:
+                extra["learning_rate"] = float(schedule(i))
+            pending = (done, {**metrics, **extra})
+        if saved.due(done) or done == num_steps:
+            if pending is not None:  # never save a state whose loss went wrong
+                _log(writer, saved, *pending)
+                pending = None
+            saved.save(done, state, batches.get_state())
+    saved.wait()
+    return state
+
+
+def _log(writer: Any, saved: Any, step: int, metrics: dict[str, Any]) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    if not np.isfinite(values["loss"]):
+        last = saved.latest_step()
+        raise errors.UserError(
+            f"loss is {values['loss']} at step {step}: lower --config.optimizer.learning_rate or check the "
+            f"data; the last good checkpoint is step {last} and was not touched"
+        )
+    writer.write(step, values)

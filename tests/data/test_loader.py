@@ -1,0 +1,207 @@
+"""Streams: the right pairs, in an order that seed and position decide, on any process count."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lapa_jax import errors
+from lapa_jax.data import latents, loader, prompts, statistics
+
+GAP = 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer(video_episodes, robot_episodes):
+    instructions = (*video_episodes.instructions, *robot_episodes.instructions)
+    return prompts.train_tokenizer(instructions, length=8)
+
+
+@pytest.fixture(scope="module")
+def latent_actions(video_episodes):
+    provenance = latents.Provenance({}, video_episodes.fingerprint, GAP, 2, 1000)
+    # Each code names its (episode, t), so that a test can find the frame that it belongs to.
+    codes = [
+        np.array([[e, t] for t in range(length - GAP)], np.int32)
+        for e, length in enumerate(video_episodes.lengths)
+    ]
+    return latents.Latents(provenance, tuple(codes))
+
+
+@pytest.fixture(params=["frame_pairs", "latents", "actions"])
+def make(request, video_episodes, robot_episodes, tokenizer, latent_actions):
+    """Makes the stream under test with the `Order` fields given."""
+    scaling = statistics.compute(robot_episodes["action"])
+
+    def make_stream(batch_size=4, **order):
+        if request.param == "frame_pairs":
+            return loader.frame_pairs(video_episodes, GAP, batch_size, **order)
+        if request.param == "latents":
+            return loader.latent_stream(
+                video_episodes, latent_actions, tokenizer, batch_size,
+                blank_instruction_rate=0.5, **order,
+            )
+        return loader.action_stream(robot_episodes, tokenizer, scaling, 3, batch_size, **order)
+
+    return make_stream
+
+
+def take(stream, count):
+    return [next(stream) for _ in range(count)]
+
+
+def same(left, right):
+    return len(left) == len(right) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_order_follows_from_the_seed(make):
+    assert same(take(make(seed=1), 12), take(make(seed=1), 12))
+    assert not same(take(make(seed=1), 12), take(make(seed=2), 12))
+
+
+def test_order_does_not_depend_on_threads(make):
+    assert same(take(make(num_threads=0), 12), take(make(num_threads=4), 12))
+
+
+def test_resume_is_exact_across_epochs(make):
+    stream = make(seed=5)
+    take(stream, 9)
+    state = json.loads(json.dumps(stream.get_state()))
+    ahead = take(stream, 15)
+    fresh = make(seed=5)
+    take(fresh, 2)
+    fresh.set_state(state)
+    assert same(take(fresh, 15), ahead)
+    assert stream.num_examples < 15 * 4  # so that the comparison went over an epoch's end
+
+
+def test_spec_is_the_local_batch(make):
+    for count in (1, 2):
+        stream = make(batch_size=4, process_index=0, process_count=count)
+        batch = next(stream)
+        assert stream.spec == {k: (v.shape, v.dtype) for k, v in batch.items()}
+        assert all(len(v) == 4 // count for v in batch.values())
+
+
+def test_processes_share_the_global_batches(make):
+    whole = take(make(seed=2), 12)
+    parts = [take(make(seed=2, process_index=p, process_count=2), 12) for p in range(2)]
+    for together, left, right in zip(whole, *parts, strict=True):
+        for name, rows in together.items():
+            np.testing.assert_array_equal(rows[0::2], left[name])
+            np.testing.assert_array_equal(rows[1::2], right[name])
+
+
+def test_a_resumed_run_may_have_another_number_of_processes(make):
+    stream = make(seed=2)
+    take(stream, 3)
+    state, ahead = stream.get_state(), next(stream)
+    half = make(seed=2, process_index=1, process_count=2)
+    half.set_state(state)
+    for name, rows in next(half).items():
+        np.testing.assert_array_equal(rows, ahead[name][1::2])
+
+
+def test_epochs_hold_each_example_once_in_changing_order(video_episodes, latent_actions, tokenizer):
+    num = int((video_episodes.lengths - GAP).sum())
+    stream = loader.latent_stream(video_episodes, latent_actions, tokenizer, 1)
+    epochs = [[tuple(next(stream)["latents"][0]) for _ in range(num)] for _ in range(2)]
+    assert len(set(epochs[0])) == num == stream.num_examples
+    assert sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
+
+
+def test_evaluation_is_one_ordered_epoch_with_its_last_partial_batch(make):
+    batches = list(make(batch_size=4, repeat=False, shuffle=False))
+    again = list(make(batch_size=4, repeat=False, shuffle=False, seed=0))
+    sizes = [len(next(iter(batch.values()))) for batch in batches]
+    num = make().num_examples
+    assert sum(sizes) == num and sizes[:-1] == [4] * (len(sizes) - 1)
+    assert sizes[-1] == (num % 4 or 4) and same(batches, again)
+
+
+def test_frame_pairs_are_gap_apart_and_in_stored_order(video_episodes):
+    stream = loader.frame_pairs(video_episodes, GAP, 1, shuffle=False, repeat=False)
+    for e, length in enumerate(video_episodes.lengths):
+        for t in range(length - GAP):
+            batch = next(stream)
+            np.testing.assert_array_equal(batch["frame"][0], video_episodes.frame(e, t))
+            np.testing.assert_array_equal(batch["next_frame"][0], video_episodes.frame(e, t + GAP))
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_frame_pairs_with_image_size(video_episodes):
+    stream = loader.frame_pairs(video_episodes, GAP, 2, image_size=32)
+    assert next(stream)["frame"].shape == (2, 32, 32, 3)
+    assert stream.spec["frame"] == ((2, 32, 32, 3), np.dtype(np.uint8))
+
+
+def test_latents_belong_to_their_frame_and_instruction(video_episodes, latent_actions, tokenizer):
+    batch = next(loader.latent_stream(video_episodes, latent_actions, tokenizer, 8))
+    for image, text, (e, t) in zip(batch["image"], batch["text"], batch["latents"], strict=True):
+        np.testing.assert_array_equal(image, video_episodes.frame(e, t))
+        np.testing.assert_array_equal(text, tokenizer.encode(video_episodes.instruction(e)))
+
+
+@pytest.mark.parametrize("rate,low,high", [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
+def test_instructions_are_blanked_at_their_rate(
+    video_episodes, latent_actions, tokenizer, rate, low, high
+):
+    stream = loader.latent_stream(
+        video_episodes, latent_actions, tokenizer, 200, blank_instruction_rate=rate
+    )
+    blank = (next(stream)["text"] == tokenizer.encode_blank()).all(axis=1)
+    assert low <= blank.mean() <= high
+
+
+def test_actions_are_normalised_and_masked_past_the_end(robot_episodes, tokenizer):
+    scaling = statistics.compute(robot_episodes["action"])
+    stream = loader.action_stream(
+        robot_episodes, tokenizer, scaling, 3, 1, shuffle=False, repeat=False
+    )
+    for actions in robot_episodes["action"]:
+        wanted = scaling.normalise(actions)
+        for t in range(len(actions)):
+            batch = next(stream)
+            rows = np.minimum(np.arange(t, t + 3), len(actions) - 1)
+            np.testing.assert_array_equal(batch["actions"][0], wanted[rows])
+            np.testing.assert_array_equal(
+                batch["action_mask"][0], np.arange(t, t + 3) < len(actions)
+            )
+
+
+def test_gap_longer_than_every_episode_names_both_numbers(video_episodes):
+    longest = int(video_episodes.lengths.max())
+    with pytest.raises(errors.UserError, match=rf"gap of {longest} .*longest has {longest}"):
+        loader.frame_pairs(video_episodes, longest, 1)
+    assert loader.frame_pairs(video_episodes, longest - 1, 1).num_examples >= 1
+    with pytest.raises(errors.UserError, match="gap 0"):
+        loader.frame_pairs(video_episodes, 0, 1)
+
+
+def test_video_episodes_have_no_action_stream(video_episodes, robot_episodes, tokenizer):
+    scaling = statistics.compute(robot_episodes["action"])
+    with pytest.raises(errors.UserError, match="video view"):
+        loader.action_stream(video_episodes, tokenizer, scaling, 3, 2)
+
+
+def test_state_of_another_stream_is_refused(video_episodes):
+    state = loader.frame_pairs(video_episodes, GAP, 4, seed=1).get_state()
+    for other in (dict(batch_size=2, seed=1), dict(batch_size=4, seed=2)):
+        with pytest.raises(errors.UserError, match="cannot resume"):
+            loader.frame_pairs(video_episodes, GAP, **other).set_state(state)
+    with pytest.raises(errors.UserError, match="stream was"):
+        loader.frame_pairs(video_episodes, GAP - 1, 4, seed=1).set_state(state)
+
+
+def test_impossible_orders_are_refused(video_episodes):
+    for order in (
+        dict(batch_size=3, process_count=2),
+        dict(batch_size=0),
+        dict(batch_size=4, process_index=2, process_count=2),
+    ):
+        with pytest.raises(errors.UserError):
+            loader.frame_pairs(video_episodes, GAP, **order)
