@@ -115,10 +115,11 @@ def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.A
     """
     sharding = NamedSharding(mesh, BATCH)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    processes = len({device.process_index for device in mesh.devices.flat})
     for name, rows in batch.items():
-        if len(rows) * jax.process_count() % shards:
+        if len(rows) * processes % shards:
             raise errors.UserError(
-                f"batch of {len(rows) * jax.process_count()} rows ({name}) does not divide over {shards} "
-                "devices: set --config.batch_size to a multiple of data*fsdp"
+                f"batch of {len(rows) * processes} rows ({name}) does not divide over {shards} devices: "
+                "set --config.batch_size to a multiple of data*fsdp"
             )
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -36,13 +36,16 @@ class Stream(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def make_init(init_fn: Callable[[jax.Array], Any], tx: optax.GradientTransformation) -> Callable:
-    """key -> TrainState, from `init_fn(key) -> flax variables`."""
+def make_init(
+    init_fn: Callable[[jax.Array], Any], tx: optax.GradientTransformation | None = None
+) -> Callable[[jax.Array], TrainState]:
+    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`."""
 
     def init(key: jax.Array) -> TrainState:
         variables = dict(init_fn(key))
         params = variables.pop("params")
-        return TrainState(jnp.int32(0), params, variables, tx.init(params))
+        opt_state = None if tx is None else tx.init(params)
+        return TrainState(jnp.int32(0), params, variables, opt_state)
 
     return init
 

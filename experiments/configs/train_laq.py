@@ -31,6 +31,7 @@ def get_config(size: str = "base") -> ConfigDict:
         ),
         quantizer="nsvq",
         levels=(2, 2, 2),
+        soft_steps=0,  # FSQ only: steps over which quantisation is phased in
         num_codes=8,  # codes a token
         code_length=4,  # tokens a transition
         code_dim=32,  # NSVQ only

@@ -80,6 +80,28 @@ class Episodes:
     def instruction(self, episode: int) -> str:
         return self.instructions[episode]
 
+    def divided(self, count: int) -> tuple["Episodes", "Episodes"]:
+        """The first `count` episodes, and the others.
+
+        Raises:
+            UserError: there are not more than `count`, so that nothing would be left to hold out.
+        """
+        if not 0 < count < len(self):
+            raise errors.UserError(
+                f"{count} episodes to train on and some to hold out do not fit {len(self)}; "
+                "set data.episodes to less, or build the split with more"
+            )
+        return self._part(slice(0, count)), self._part(slice(count, None))
+
+    def _part(self, rows: slice) -> "Episodes":
+        return dataclasses.replace(
+            self,
+            fingerprint=f"{self.fingerprint}[{rows.start}:{rows.stop}]",
+            instructions=self.instructions[rows],
+            arrays={name: array[rows] for name, array in self.arrays.items()},
+            frames=self.frames[rows],
+        )
+
     def decoded(self, image_size: int | None = None) -> "Episodes":
         """The same episodes with every frame decoded once: H * W * 3 bytes a frame, no waiting.
 

@@ -32,6 +32,7 @@ class LatentActionQuantizer(nn.Module):
         backbone_args: its keyword arguments (sizes).
         quantizer: "fsq" or "nsvq".
         levels: cells per dimension for "fsq"; the number of codes is their product.
+        soft_steps: training steps over which "fsq" is phased in.
         num_codes: codebook size for "nsvq".
         code_length: latent action tokens a transition.
         code_dim: size of the vector that "nsvq" quantises ("fsq": one a level).
@@ -41,6 +42,7 @@ class LatentActionQuantizer(nn.Module):
     backbone_args: Any = flax.struct.field(default_factory=dict)
     quantizer: str = "fsq"
     levels: tuple[int, ...] = (2, 2, 2)
+    soft_steps: int = 0
     num_codes: int = 8
     code_length: int = 1
     code_dim: int = 32
@@ -52,7 +54,7 @@ class LatentActionQuantizer(nn.Module):
         kind = BACKBONES[self.backbone]
         self.body = kind(code_length=self.code_length, code_dim=dim, **dict(self.backbone_args))
         if self.quantizer == "fsq":
-            self.quantize = quantize.FSQ(tuple(self.levels))
+            self.quantize = quantize.FSQ(tuple(self.levels), self.soft_steps)
         else:
             self.quantize = quantize.NSVQ(self.num_codes, dim)
 

@@ -83,8 +83,9 @@ class ConvBackbone(nn.Module):
         x = self.encoder_conv_down(x)
         for block in self.encoder_coarse:
             x = block(x)
-        pooled = jnp.concatenate([jnp.mean(x, axis=(1, 2)), jnp.max(x, axis=(1, 2))], axis=-1)
-        z = self.encoder_dense_code(nn.gelu(self.encoder_dense(pooled)).astype(jnp.float32))
+        # Flattened, not pooled: displacement is a first moment, so where a thing went must stay visible.
+        x = nn.gelu(self.encoder_dense(nn.gelu(x).reshape(x.shape[0], -1)))
+        z = self.encoder_dense_code(x.astype(jnp.float32))
         return z.reshape(-1, self.code_length, self.code_dim), frame
 
     def decode(self, frame: jax.Array, codewords: jax.Array) -> jax.Array:

@@ -34,12 +34,13 @@ def _digits(z: jax.Array, levels: Sequence[int]) -> jax.Array:
     return jnp.clip(jnp.floor(probability * np.array(levels)), 0, np.array(levels) - 1).astype(jnp.int32)
 
 
-def whitening(covariance: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """Symmetric inverse square root (ZCA) of a covariance float[D, D]; eps is relative to its trace."""
+def whiten(z: jax.Array, mean: jax.Array, covariance: jax.Array, eps: float = 1e-4) -> jax.Array:
+    """(z - mean) with covariance float[D, D] divided out (Cholesky); eps is relative to its trace."""
     dim = covariance.shape[-1]
     floor = eps * jnp.trace(covariance) / dim + 1e-12
-    values, vectors = jnp.linalg.eigh(covariance + floor * jnp.eye(dim))
-    return (vectors * jax.lax.rsqrt(values)) @ vectors.T
+    root = jnp.linalg.cholesky(covariance + floor * jnp.eye(dim))
+    rows = (z - mean).reshape(-1, dim)
+    return jax.scipy.linalg.solve_triangular(root, rows.T, lower=True).T.reshape(z.shape)
 
 
 class Whiten(nn.Module):
@@ -47,11 +48,11 @@ class Whiten(nn.Module):
 
     This is what keeps codes in use: whatever offset or scale the encoder drifts to, the quantiser's
     cells stay in the middle of the data. Statistics are taken over the GLOBAL batch (under jit a
-    mean over a sharded axis is global); running averages serve at inference. No gradient flows
-    through the statistics.
+    mean over a sharded axis is global); running averages serve at inference. Gradients flow through
+    the batch statistics: without that nothing opposes a growing z.
     """
 
-    momentum: float = 0.98
+    momentum: float = 0.95
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
@@ -60,31 +61,42 @@ class Whiten(nn.Module):
         cov = self.variable("batch_stats", "cov", jnp.eye, dim)
         count = self.variable("batch_stats", "count", jnp.zeros, ())
         if not train:
-            return (z - mean.value) @ whitening(cov.value)
-        rows = jax.lax.stop_gradient(z.reshape(-1, dim))
+            return whiten(z, mean.value, cov.value)
+        rows = z.reshape(-1, dim)
         batch_mean = jnp.mean(rows, axis=0)
         batch_cov = (rows - batch_mean).T @ (rows - batch_mean) / rows.shape[0]
         if not self.is_initializing():
             # A running mean that is exact in the first steps, exponential later.
             keep = jnp.minimum(self.momentum, count.value / (count.value + 1.0))
-            mean.value = keep * mean.value + (1.0 - keep) * batch_mean
-            cov.value = keep * cov.value + (1.0 - keep) * batch_cov
+            mean.value = keep * mean.value + (1.0 - keep) * jax.lax.stop_gradient(batch_mean)
+            cov.value = keep * cov.value + (1.0 - keep) * jax.lax.stop_gradient(batch_cov)
             count.value = count.value + 1.0
-        return (z - batch_mean) @ whitening(batch_cov)
+        return whiten(z, batch_mean, batch_cov)
 
 
 class FSQ(nn.Module):
-    """Whitened finite scalar quantisation: no codebook to collapse. `prod(levels)` codes."""
+    """Whitened finite scalar quantisation: no codebook to collapse. `prod(levels)` codes.
+
+    For the first `soft_steps` training steps a falling share of the rows keeps its unquantised value,
+    so that the encoder finds the motion before the bits are rationed.
+    """
 
     levels: tuple[int, ...]
+    soft_steps: int = 0
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        z = Whiten(name="whiten")(z.astype(jnp.float32), train)
+        whitened = Whiten(name="whiten")
+        z = whitened(z.astype(jnp.float32), train)
         codes = fsq_codes(z, self.levels)
         hard = self.lookup(codes)
         soft = 2.0 * jax.scipy.stats.norm.cdf(z) - 1.0
-        return soft + jax.lax.stop_gradient(hard - soft), codes
+        quantised = soft + jax.lax.stop_gradient(hard - soft)
+        if train and self.soft_steps and not self.is_initializing():
+            share = 1.0 - whitened.get_variable("batch_stats", "count") / self.soft_steps
+            kept = jax.random.uniform(self.make_rng("noise"), (z.shape[0], 1, 1)) < share
+            quantised = jnp.where(kept, soft, quantised)
+        return quantised, codes
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         return fsq_codewords(codes, self.levels)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lapa_jax import vocab
+from lapa_jax import errors, vocab
 from lapa_jax.models import laq_conv, llama
 from lapa_jax.models.laq import to_unit
 
@@ -15,21 +15,25 @@ from lapa_jax.models.laq import to_unit
 class ImageStem(nn.Module):
     """uint8[B, H, W, 3] -> float[B, P, width]: a small conv stem trained with the trunk, one token a patch.
 
-    Stands where the paper has frozen VQGAN tokens; `patch_size` pixels a token, row-major.
+    Stands where the paper has frozen VQGAN tokens; `patch_size` pixels a token, row-major. Folds 4 px
+    into channels, then halves the grid until a cell is a patch.
     """
 
     width: int
     patch_size: int
-    channels: int = 48
+    channels: int = 32
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        fold = self.patch_size // 2
-        x = laq_conv.space_to_depth(to_unit(image) - 0.5, fold).astype(self.dtype)
+        x = laq_conv.space_to_depth(to_unit(image) - 0.5, 4).astype(self.dtype)
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_stem")(x)
-        x = laq_conv.ConvBlock(self.channels, self.dtype, name="block")(x)
-        x = nn.Conv(self.width, (2, 2), strides=(2, 2), dtype=self.dtype, name="conv_down")(nn.gelu(x))
+        channels, cell = self.channels, 4
+        while cell < self.patch_size:
+            x = laq_conv.ConvBlock(channels, self.dtype, name=f"block_{cell}")(x)
+            channels, cell = 2 * channels, 2 * cell
+            x = nn.Conv(channels, (3, 3), strides=2, dtype=self.dtype, name=f"conv_down_{cell}")(nn.gelu(x))
+        x = nn.Dense(self.width, dtype=self.dtype, name="dense_out")(nn.gelu(x))
         tokens = x.reshape(x.shape[0], -1, self.width)
         init = nn.initializers.normal(0.02)
         place = self.param("place_embedding", init, tokens.shape[1:])
@@ -73,17 +77,17 @@ class LatentActionVLM(nn.Module):
             self.stem = ImageStem(width=width, **dict(self.image_stem), dtype=self.dtype)
 
     def __call__(self, text: jax.Array, image: jax.Array, latents: jax.Array) -> dict[str, jax.Array]:
-        """Teacher-forced logits for latents int[B, N] -> {"latent": float[B, N, K]} (and other heads).
+        """Teacher-forced logits for latents int[B, N] -> {"latent": float[B, N, K]}.
 
         Args:
             text: int[B, L], padded with PAD_ID. image: uint8[B, H, W, 3], or vision ids int[B, P].
         """
         hidden = self.hidden(text, image, latents[:, :-1])
-        logits = {name: head(hidden).astype(jnp.float32) for name, head in self.head.items()}
-        if self.is_initializing():  # tables that only inputs of another stage would touch
+        if self.is_initializing():  # create the tables and heads that this stage does not touch
             for table in self.embed.values():
                 table(jnp.zeros((1, 1), jnp.int32))
-        return {"latent": logits["latent"]} if not self.is_initializing() else logits
+        names = self.heads if self.is_initializing() else ("latent",)
+        return {name: self.logits(hidden, name) for name in names}
 
     def hidden(self, text: jax.Array, image: jax.Array, previous: jax.Array) -> jax.Array:
         """Trunk features float[B, N, D] at the positions that predict latents 0..N-1.
@@ -133,14 +137,13 @@ class ActionHead(nn.Module):
 class LatentActionPolicy(nn.Module):
     """Stage 3: the VLM plans latent actions, the head turns them into this robot's actions."""
 
-    vlm: Any
+    planner: LatentActionVLM
     code_length: int
     horizon: int
     action_dim: int
     head_width: int = 256
 
     def setup(self) -> None:
-        self.planner = LatentActionVLM(**dict(self.vlm))
         self.action_head = ActionHead(self.horizon, self.action_dim, self.head_width)
 
     def __call__(self, text: jax.Array, image: jax.Array) -> jax.Array:
@@ -155,13 +158,21 @@ class LatentActionPolicy(nn.Module):
         return self.action_head(hidden, logits)
 
 
-def vlm_args(config: Mapping[str, Any], text_vocab: int) -> dict[str, Any]:
-    """Keyword arguments of `LatentActionVLM` from a config's `model` section, sizes by name resolved."""
-    args = dict(config)
-    trunk = dict(args.pop("trunk_args", {}) or {})
-    size = args.pop("size")
-    args["trunk"] = {**llama.SIZES[size], **trunk}
-    vocabs = dict(args["vocabs"])
-    vocabs["text"] = vocabs.get("text") or text_vocab
-    args["vocabs"] = vocabs
-    return args
+def from_config(config: Mapping[str, Any], text_vocab: int) -> LatentActionVLM:
+    """The VLM of a config's `model` section; a text vocabulary of 0 rows takes the tokenizer's size.
+
+    Raises:
+        UserError: the named size does not exist, or the tokenizer has more words than the table rows.
+    """
+    if config["size"] not in llama.SIZES:
+        raise errors.UserError(f"no trunk size {config['size']!r}; choose one of {', '.join(llama.SIZES)}")
+    vocabs = dict(config["vocabs"])
+    vocabs["text"] = vocabs["text"] or text_vocab
+    if text_vocab > vocabs["text"]:
+        raise errors.UserError(f"model.vocabs.text={vocabs['text']} is less than the tokenizer's {text_vocab}")
+    trunk = {**llama.SIZES[config["size"]], "theta": config["theta"], "remat": config["remat"]}
+    stem = config["image_stem"]
+    return LatentActionVLM(
+        vocabs=vocabs, heads=tuple(config["heads"]), trunk=trunk, dtype=jnp.dtype(config["dtype"]),
+        num_image_tokens=config["num_image_tokens"], image_stem=None if stem is None else dict(stem),
+    )

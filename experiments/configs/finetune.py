@@ -1,0 +1,51 @@
+"""Stage 3. Finetune a pretrained VLM on a few labelled episodes, or the same network from scratch.
+
+    python experiments/finetune.py --config=experiments/configs/finetune.py:demo --workdir=runs/demo/finetune \
+        --config.vlm=runs/demo/vlm
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+
+def get_config(size: str = "base") -> ConfigDict:
+    config = common.get_common()
+    config.batch_size = 128
+    config.num_steps = 2000
+    config.vlm = placeholder(str)  # folder of a pretrain_vlm run: its weights, sizes and tokenizer
+    config.scratch = False  # True: its sizes and tokenizer only, fresh weights
+    config.head = dict(horizon=1, width=1024)  # actions a call; hidden units
+    config.optimizer = dict(
+        learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0,
+        clip_norm=1.0,
+        frozen="",  # parameters that keep their values, by regular expression
+    )
+    config.data = dict(
+        directory="datasets",  # a TFDS folder, or a parent of exactly one
+        split="labelled",
+        episodes=100,  # the first so many are trained on, the others are held out
+        normalisation="quantile",  # or "gaussian"
+        decode_once=False,  # keep decoded frames in memory (small images only)
+    )
+    if size != "base":
+        config.update(
+            num_steps=600, batch_size=64, head=dict(horizon=4, width=128),
+            optimizer=dict(
+                learning_rate=3e-4, end_learning_rate=1e-5, warmup_steps=20, b2=0.99, weight_decay=0.01,
+            ),
+            data=dict(episodes=20, decode_once=True),
+        )
+    return common.resize(config, size, SIZES)
+
+
+SIZES = {
+    "base": {},
+    "full": {},
+    "demo": dict(num_steps=300),
+    "tiny": dict(
+        num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2), head=dict(width=16),
+        data=dict(episodes=2),
+    ),
+}

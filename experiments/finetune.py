@@ -1,0 +1,73 @@
+"""Stage 3: map latent actions to a robot's actions with a few labelled episodes.
+
+    python experiments/finetune.py --config=experiments/configs/finetune.py:demo --workdir=runs/demo/finetune \
+        --config.vlm=runs/demo/vlm
+"""
+
+from typing import Any
+
+import jax
+import launch
+
+from lapa_jax import checkpoints, errors, losses, metrics, optimizers, policy, training
+from lapa_jax.data import loader, prompts, rlds, statistics
+from lapa_jax.evaluation import action_quality
+from lapa_jax.models import vlm
+
+CONFIG, WORKDIR = launch.define("finetune")
+
+
+def make_loss(model: vlm.LatentActionPolicy) -> training.LossFn:
+    """Regression of normalised action chunks."""
+
+    def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
+        del key
+        actions = model.apply({"params": params}, batch["text"], batch["image"])
+        return losses.action_regression(actions, batch["actions"], batch["action_mask"]), ({}, variables)
+
+    return loss_fn
+
+
+def main(_: Any) -> None:
+    config = CONFIG.value
+    if config.vlm is None:
+        raise errors.UserError("which VLM? give --config.vlm=FOLDER of a pretrain_vlm run")
+    mesh = launch.start(config, WORKDIR.value)  # 1 devices
+    pretrained = checkpoints.load_json(config.vlm, "config")
+    tokenizer = prompts.Tokenizer.from_json(checkpoints.load_json(config.vlm, "assets")["tokenizer"])
+    size = pretrained["data"]["image_size"]
+
+    robot = rlds.open_episodes(config.data.directory, config.data.split, view="robot")  # 2 data
+    few, others = robot.divided(config.data.episodes)
+    stats = statistics.compute(few["action"], config.data.normalisation)
+    batches = loader.action_stream(
+        few.decoded(size) if config.data.decode_once else few, tokenizer, stats, config.head.horizon,
+        config.batch_size, config.seed, size, **launch.shares(),
+    )
+
+    assets = policy.describe(pretrained, tokenizer, stats, config.head)  # 3 model
+    model = policy.build(assets)
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
+    loss_fn = make_loss(model)  # 5 the experiment itself
+    init = training.make_init(policy.init_fn(model, assets), tx)
+
+    def first() -> training.TrainState:
+        state = training.init_sharded(init, mesh, config.seed)
+        return state if config.scratch else policy.with_planner(state, config.vlm)
+
+    saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
+    with jax.set_mesh(mesh), saved:
+        state = saved.restore_or(training.abstract_state(init, mesh), first, batches)  # 6 resume > pretrained
+        step = training.make_train_step(loss_fn, tx, config.seed)
+        writer = metrics.Writer(WORKDIR.value, "scratch" if config.scratch else "finetune")
+        state = training.fit(  # 7 the loop, shared by all stages
+            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+        )
+        error = action_quality.evaluate(model, state, others, tokenizer, stats, config.head.horizon, size)  # 8
+        writer.write(int(state.step), error, split="val")
+        done = {"val_mse": error["mse"], "episodes": len(few), "updates": int(state.step)}
+        metrics.summarise(WORKDIR.value, done)
+
+
+if __name__ == "__main__":
+    launch.run(main)

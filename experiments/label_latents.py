@@ -1,0 +1,70 @@
+"""Stage 1 -> 2: write the latent action of every frame pair of a video dataset to disk.
+
+    python experiments/label_latents.py --config=experiments/configs/label_latents.py:demo \
+        --workdir=runs/demo/latents --config.laq=runs/demo/laq
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import launch
+import numpy as np
+
+from lapa_jax import checkpoints, errors, metrics, sharding, training
+from lapa_jax.data import latents, rlds
+from lapa_jax.evaluation import laq_quality
+from lapa_jax.models import laq
+
+CONFIG, WORKDIR = launch.define("label_latents")
+
+
+def load_laq(path: str, mesh: jax.sharding.Mesh) -> tuple[laq.LatentActionQuantizer, training.TrainState, dict]:
+    """The model, its weights laid out on the mesh, and the config it was trained with."""
+    config = checkpoints.load_json(path, "config")
+    model = laq.LatentActionQuantizer(**config["model"])
+    init = training.make_init(laq_quality.init_fn(model, config["data"]["image_size"]), tx=None)
+    return model, checkpoints.load_state(path, training.abstract_state(init, mesh)), config
+
+
+def make_label(model: Any, state: training.TrainState, mesh: jax.sharding.Mesh) -> Callable:
+    """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh."""
+    variables = {"params": state.params, **state.variables}
+    encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode")[0])
+
+    def label(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
+        pair = sharding.global_batch(mesh, {"frame": frame, "next_frame": next_frame})
+        return np.asarray(encode(variables, pair["frame"], pair["next_frame"]))
+
+    return label
+
+
+def main(_: Any) -> None:
+    config = CONFIG.value
+    if config.laq is None:
+        raise errors.UserError("which LAQ? give --config.laq=FOLDER of a train_laq run")
+    launch.start(config, WORKDIR.value)
+    mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process labels shards of its own
+    with jax.set_mesh(mesh):
+        model, state, trained = load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
+        label = make_label(model, state, mesh)
+        origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step)}
+        for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
+            video = rlds.open_episodes(config.directory or trained["data"]["directory"], split, view="video")
+            provenance = latents.Provenance(
+                origin, video.fingerprint, trained["data"]["gap"], model.code_length, model.num_codes
+            )
+            folder = latents.write_latents(
+                pathlib.Path(WORKDIR.value) / split, video, label, provenance,
+                batch_size=config.batch_size, image_size=trained["data"]["image_size"], **launch.shares(),
+            )
+            labels = latents.open_latents(folder, video)
+            codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
+            usage = np.bincount(codes.reshape(-1), minlength=model.num_codes) / max(codes.size, 1)
+            print(f"[label] {split}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
+            metrics.summarise(folder, {"pairs": len(codes), "usage": usage})
+
+
+if __name__ == "__main__":
+    launch.run(main)
