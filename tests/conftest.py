@@ -1,7 +1,10 @@
 """Set-up that must come before the first use of jax, and small datasets that tests share."""
 
+import importlib
+import os
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import jax
@@ -9,11 +12,12 @@ import pytest
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", f"{tempfile.gettempdir()}/lapa_jax_test_cache")
+os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
+jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "data" / "tabletop"), str(ROOT / "tests" / "data")]
+sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +52,44 @@ def robot_episodes(tabletop_dataset):
     from lapa_jax.data import rlds
 
     return rlds.open_episodes(tabletop_dataset, "labelled", view="robot")
+
+
+@pytest.fixture(scope="session")
+def load_config():
+    """(program, size="tiny", **{dotted key: value}) -> its locked config, as the command line makes it."""
+
+    def load(name, size="tiny", **changes):
+        config = importlib.import_module(f"configs.{name}").get_config(size)
+        config.lock()
+        config.update_from_flattened_dict(changes)
+        return config
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """name -> the module of an experiment, imported with flags that a test can set."""
+    import launch
+
+    def define(_):
+        return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
+
+    original, launch.define = launch.define, define
+    names = ("train_laq", "label_latents", "pretrain_vlm", "finetune", "evaluate")
+    modules = {name: importlib.import_module(name) for name in names}
+    launch.define = original
+    return modules
+
+
+@pytest.fixture(scope="session")
+def run_program(programs, load_config):
+    """(program, workdir, size="tiny", **{dotted key: value}): its `main`, in this process."""
+
+    def run(name, workdir, size="tiny", **changes):
+        program = programs[name]
+        program.CONFIG.value = load_config(name, size, **changes)
+        program.WORKDIR.value = str(workdir)
+        program.main([])
+
+    return run

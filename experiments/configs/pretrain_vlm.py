@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
-STEM = dict(patch_size=16, channels=32)
+STEM = dict(channels=32, num_heads=2, keypoints=16)
 
 
 def get_config(size: str = "base") -> ConfigDict:
@@ -49,14 +49,14 @@ def get_config(size: str = "base") -> ConfigDict:
         config.model.vocabs = dict(text=0, latent=8)  # 0: as many as the tokenizer of the dataset has
         config.update(
             model=dict(
-                size="demo", heads=("latent",), num_image_tokens=16, code_length=1, remat=False,
+                size="demo", heads=("latent",), num_image_tokens=15, code_length=1, remat=False,
                 theta=1e4, dtype="float32",
             ),
             batch_size=64,
             optimizer=dict(
                 learning_rate=1e-3, end_learning_rate=2e-5, warmup_steps=100, b2=0.99, weight_decay=0.01
             ),
-            data=dict(image_size=64, text_length=20, decode_once=True),
+            data=dict(image_size=64, text_length=14, decode_once=True),
         )
     return common.resize(config, size, SIZES)
 

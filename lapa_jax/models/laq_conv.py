@@ -38,35 +38,29 @@ class ConvBlock(nn.Module):
         return x + y
 
 
-def cross_correlation(a: jax.Array, b: jax.Array, reach: int) -> jax.Array:
-    """How well b matches a moved by each displacement, summed over places and channels.
-
-    Args:
-        a, b: float[B, H, W, C]. reach: displacements up to this many cells in each direction.
-
-    Returns:
-        float[B, 2 * reach + 1, 2 * reach + 1]: entry (reach + dy, reach + dx) is sum a(p) b(p + (dy, dx)).
-    """
-    size = [n + reach for n in a.shape[1:3]]  # zero padding: nothing wraps around within reach
-    fa, fb = (jnp.fft.rfft2(x.astype(jnp.float32), s=size, axes=(1, 2)) for x in (a, b))
-    full = jnp.fft.irfft2(jnp.sum(jnp.conj(fa) * fb, axis=-1), s=size, axes=(1, 2))
-    rows, cols = (jnp.arange(-reach, reach + 1) % n for n in size)
-    return full[:, rows][:, :, cols]
+def expected_position(logits: jax.Array) -> jax.Array:
+    """Spatial soft-argmax: float[B, H, W, K] -> float[B, K, 2], (row, column) in [-1, 1] per channel."""
+    _, height, width, _ = logits.shape
+    weight = jax.nn.softmax(einops.rearrange(logits, "b h w k -> b k (h w)"), axis=-1)
+    rows, columns = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
+    grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    return weight @ grid
 
 
 class ConvBackbone(nn.Module):
     """Conv encoder and decoder of the LAQ.
 
-    The encoder may only say HOW things moved, not where: it sees the cross-correlation of both frames'
-    features where they changed (a correlation volume as in FlowNet, Dosovitskiy et al. 2015, summed
-    over places). An encoder that knows positions learns codes whose meaning changes from place to place.
+    The encoder may only say HOW things moved: z is a linear map of the displacements of learned
+    keypoints (spatial soft-argmax, Finn et al. 2016), so the quantiser's cells are convex regions of
+    motion. Freer encoders rebuilt the next frame as well or better, but with codes whose meaning
+    depends on the scene (docs/results/laq.md).
 
     Attributes:
         width: channels at `patch_size` resolution; twice that one level below.
         depth: residual blocks per level.
         code_length, code_dim: tokens a transition and size of the vector that is quantised.
         patch_size: pixels folded into channels by the stem.
-        reach: largest displacement seen, in patches.
+        keypoints: points that are tracked from one frame to the other.
     """
 
     width: int = 32
@@ -74,17 +68,14 @@ class ConvBackbone(nn.Module):
     code_length: int = 1
     code_dim: int = 3
     patch_size: int = 4
-    reach: int = 4
+    keypoints: int = 16
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         self.encoder_conv_stem = nn.Conv(self.width, (3, 3), dtype=self.dtype)
-        self.encoder_conv_match = nn.Conv(self.width // 2, (3, 3), dtype=self.dtype)
-        self.encoder_conv_change = nn.Conv(self.width, (3, 3), dtype=self.dtype)
-        self.encoder_conv_gate = nn.Conv(1, (1, 1), dtype=self.dtype)
-        self.encoder_norm = nn.LayerNorm()
-        self.encoder_dense = nn.Dense(4 * self.width)
-        self.encoder_dense_code = nn.Dense(self.code_length * self.code_dim)
+        self.encoder_conv_mid = nn.Conv(self.width, (3, 3), dtype=self.dtype)
+        self.encoder_conv_keypoints = nn.Conv(self.keypoints, (1, 1))
+        self.encoder_dense_code = nn.Dense(self.code_length * self.code_dim, use_bias=False)
         self.decoder_conv_stem = nn.Conv(self.width, (1, 1), dtype=self.dtype)
         self.decoder_dense_code = nn.Dense(2 * self.width, dtype=self.dtype)
         self.decoder_fine = [ConvBlock(self.width, self.dtype) for _ in range(self.depth)]
@@ -98,16 +89,16 @@ class ConvBackbone(nn.Module):
 
     def encode(self, frame: jax.Array, next_frame: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> (z float[B, code_length, code_dim], what the decoder starts from: frame itself)."""
-        change = space_to_depth(jnp.abs(next_frame - frame), self.patch_size)
-        gate = nn.sigmoid(self.encoder_conv_gate(nn.gelu(self.encoder_conv_change(change))))
-        before, after = (gate * self._match(x) for x in (frame, next_frame))
-        volume = cross_correlation(before, after, self.reach).reshape(frame.shape[0], -1)
-        x = nn.gelu(self.encoder_dense(self.encoder_norm(volume)))
-        return self.encoder_dense_code(x).reshape(-1, self.code_length, self.code_dim), frame
+        change = next_frame - frame
+        before, after = self._track(frame, -change), self._track(next_frame, change)
+        moved = (after - before).reshape(frame.shape[0], -1)
+        return self.encoder_dense_code(moved).reshape(-1, self.code_length, self.code_dim), frame
 
-    def _match(self, frame: jax.Array) -> jax.Array:
-        x = self.encoder_conv_stem(space_to_depth(frame - 0.5, self.patch_size))
-        return self.encoder_conv_match(nn.gelu(x))
+    def _track(self, frame: jax.Array, arrived: jax.Array) -> jax.Array:
+        """Keypoints float[B, K, 2] of a frame, given what it has and the other frame has not."""
+        x = space_to_depth(jnp.concatenate([frame - 0.5, arrived], axis=-1), self.patch_size)
+        x = nn.gelu(self.encoder_conv_mid(nn.gelu(self.encoder_conv_stem(x))))
+        return expected_position(self.encoder_conv_keypoints(x).astype(jnp.float32))
 
     def decode(self, frame: jax.Array, codewords: jax.Array) -> jax.Array:
         """float[B, H, W, 3], float[B, code_length, code_dim] -> next frame float[B, H, W, 3]."""

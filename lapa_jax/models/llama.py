@@ -11,7 +11,7 @@ from lapa_jax.sharding import constrain_batch
 
 SIZES: dict[str, dict[str, int]] = {
     "debug": dict(width=64, depth=2, num_heads=2, mlp_dim=128),
-    "demo": dict(width=128, depth=4, num_heads=4, mlp_dim=256),
+    "demo": dict(width=128, depth=2, num_heads=4, mlp_dim=256),
     "200m": dict(width=1024, depth=12, num_heads=16, mlp_dim=2816),
     "7b": dict(width=4096, depth=32, num_heads=32, mlp_dim=11008),
 }
@@ -43,7 +43,7 @@ def rotary(x: jax.Array, theta: float) -> jax.Array:
 
 
 def _dense(features: int, name: str, dtype: jnp.dtype) -> nn.Dense:
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.lecun_normal()
     return nn.Dense(features, use_bias=False, kernel_init=init, dtype=dtype, name=name)
 
 

@@ -13,31 +13,49 @@ from lapa_jax.models.laq import to_unit
 
 
 class ImageStem(nn.Module):
-    """uint8[B, H, W, 3] -> float[B, P, width]: a small conv stem trained with the trunk, one token a patch.
+    """Image tokens for small models: a conv stem that is trained with the trunk and listens to the words.
 
-    Stands where the paper has frozen VQGAN tokens; `patch_size` pixels a token, row-major. Folds 4 px
-    into channels, then halves the grid until a cell is a patch.
+    Stands where the paper has frozen VQGAN tokens. One token for every word of the instruction, which
+    looks for the word in the image (cross-attention whose values are places and features), and one
+    token with the soft-argmax positions of `keypoints` channels, for what no word names.
     """
 
     width: int
-    patch_size: int
     channels: int = 32
+    num_heads: int = 2
+    keypoints: int = 16
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array, words: jax.Array) -> jax.Array:
+        """uint8[B, H, W, 3], float[B, L, width] -> float[B, L + 1, width]."""
         x = laq_conv.space_to_depth(to_unit(image) - 0.5, 4).astype(self.dtype)
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_stem")(x)
-        channels, cell = self.channels, 4
-        while cell < self.patch_size:
-            x = laq_conv.ConvBlock(channels, self.dtype, name=f"block_{cell}")(x)
-            channels, cell = 2 * channels, 2 * cell
-            x = nn.Conv(channels, (3, 3), strides=2, dtype=self.dtype, name=f"conv_down_{cell}")(nn.gelu(x))
-        x = nn.Dense(self.width, dtype=self.dtype, name="dense_out")(nn.gelu(x))
-        tokens = x.reshape(x.shape[0], -1, self.width)
-        init = nn.initializers.normal(0.02)
-        place = self.param("place_embedding", init, tokens.shape[1:])
+        x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_mid")(nn.gelu(x))
+        x = laq_conv.ConvBlock(self.channels, self.dtype, name="block")(x)
+        x = nn.GroupNorm(num_groups=4, name="norm", dtype=self.dtype)(x)
+        tokens = jnp.concatenate([self._found(x, words), self._points(x)[:, None]], axis=1)
+        place = self.param("place_embedding", nn.initializers.normal(0.02), tokens.shape[1:])
         return tokens + place.astype(tokens.dtype)
+
+    def _found(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Where and what each word is: float[B, L, width]."""
+        dim, heads = self.channels, self.num_heads
+        query = nn.Dense(heads * dim, dtype=self.dtype, name="dense_query")(llama.RMSNorm(name="norm_words")(words))
+        key = nn.Dense(heads * dim, dtype=self.dtype, name="dense_key")(x)
+        query, key = (a.reshape(*a.shape[:-1], heads, dim) for a in (query, key))
+        logits = jnp.einsum("blnd,bhwnd->bhwln", query, key) / jnp.sqrt(dim)
+        flat = logits.reshape(*logits.shape[:3], -1).astype(jnp.float32)
+        where = laq_conv.expected_position(flat).reshape(*words.shape[:2], -1)
+        weight = jax.nn.softmax(flat.reshape(flat.shape[0], -1, flat.shape[-1]), axis=1)
+        what = jnp.einsum("bpk,bpc->bkc", weight, x.reshape(x.shape[0], -1, dim)).reshape(*words.shape[:2], -1)
+        both = jnp.concatenate([4.0 * where, what], axis=-1).astype(self.dtype)
+        return words + nn.Dense(self.width, dtype=self.dtype, name="dense_found")(both)
+
+    def _points(self, x: jax.Array) -> jax.Array:
+        logits = nn.Conv(self.keypoints, (1, 1), name="conv_points")(x).astype(jnp.float32)
+        where = 4.0 * laq_conv.expected_position(logits).reshape(x.shape[0], -1)
+        return nn.Dense(self.width, name="dense_points")(where).astype(self.dtype)
 
 
 class LatentActionVLM(nn.Module):
@@ -63,7 +81,7 @@ class LatentActionVLM(nn.Module):
 
     def setup(self) -> None:
         width = self.trunk["width"]
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(width**-0.5)
         self.embed = {
             name: nn.Embed(size, width, embedding_init=init, dtype=self.dtype)
             for name, size in sorted(self.vocabs.items())
@@ -96,21 +114,28 @@ class LatentActionVLM(nn.Module):
             previous: int[B, N-1], the latent tokens before the last one predicted.
         """
         start = jnp.full((text.shape[0], 1), vocab.BOS_ID, text.dtype)
-        parts = [self.embed["text"](text), self._image(image), self.embed["text"](start)]
+        words = self.embed["text"](text)
+        parts = [words, self._image(image, words), self.embed["text"](start)]
         if previous.shape[1]:
             parts.append(self.embed["latent"](previous))
         x = jnp.concatenate(parts, axis=1)
-        seen = jnp.pad(text != vocab.PAD_ID, ((0, 0), (0, x.shape[1] - text.shape[1])), constant_values=True)
+        seen = self._seen(text, x.shape[1])
         mask = nn.make_causal_mask(seen, dtype=bool) & seen[:, None, None, :]
         mask = mask | jnp.eye(x.shape[1], dtype=bool)  # a padded query still needs one key
         return self.body(x, mask)[:, -1 - previous.shape[1] :]
+
+    def _seen(self, text: jax.Array, length: int) -> jax.Array:
+        """bool[B, T]: which tokens may be looked at. Padding, and image tokens of padding, may not."""
+        real = text != vocab.PAD_ID
+        real = real if self.image_stem is None else jnp.concatenate([real, real], axis=1)
+        return jnp.pad(real, ((0, 0), (0, length - real.shape[1])), constant_values=True)
 
     def logits(self, hidden: jax.Array, name: str = "latent") -> jax.Array:
         """Logits of one head at given features."""
         return self.head[name](hidden).astype(jnp.float32)
 
-    def _image(self, image: jax.Array) -> jax.Array:
-        return self.embed["vision"](image) if self.image_stem is None else self.stem(image)
+    def _image(self, image: jax.Array, words: jax.Array) -> jax.Array:
+        return self.embed["vision"](image) if self.image_stem is None else self.stem(image, words)
 
 
 class ActionHead(nn.Module):

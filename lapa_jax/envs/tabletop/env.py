@@ -65,6 +65,11 @@ class TabletopEnv(gymnasium.Env):
         )
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """The task families this environment draws from."""
+        return self._families
+
+    @property
     def effector(self) -> np.ndarray:
         """float[2], metres."""
         return self._scene.effector()

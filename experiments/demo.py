@@ -1,0 +1,115 @@
+"""All of LAPA, one command: build the video, run the five programs in order, write the report.
+
+    python experiments/demo.py --size=demo --workdir=runs/demo
+
+Interrupt it at any point and run it again: it goes on where it stopped.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+from absl import app, flags
+
+from lapa_jax import errors
+from lapa_jax.evaluation import intervals, report
+
+SIZE = flags.DEFINE_enum("size", "demo", ["demo", "full", "tiny"], "Which sizes of the configs to run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Everything goes here; runs/<size> by default.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the data and of every stage.")
+
+EPISODES = {  # unlabelled, held-out and labelled episodes that the expert records
+    "full": dict(train=6000, val=150, labelled=60),
+    "demo": dict(train=1500, val=100, labelled=60),
+    "tiny": dict(train=6, val=4, labelled=4),
+}
+
+
+def commands(root: pathlib.Path, size: str, seed: int) -> dict[str, list[str]]:
+    """Name of each stage -> its command line, in order."""
+    counts = EPISODES[size]
+    build = [f"--{name}_episodes={count}" for name, count in counts.items()]
+    dataset = f"--config.data.directory={root / 'dataset'}"
+    vlm, seeded = f"--config.vlm={root / 'vlm'}", f"--config.seed={seed}"
+
+    def program(name: str, workdir: str, *overrides: str) -> list[str]:
+        config = f"--config=experiments/configs/{name}.py:{size}"
+        return [f"experiments/{name}.py", config, f"--workdir={root / workdir}", *overrides]
+
+    return {
+        "dataset": ["data/tabletop/build.py", f"--out={root / 'dataset'}", f"--seed={seed}", *build],
+        "laq": program("train_laq", "laq", dataset, seeded),
+        "latents": program("label_latents", "latents", f"--config.laq={root / 'laq'}"),
+        "vlm": program("pretrain_vlm", "vlm", dataset, seeded, f"--config.data.latents={root / 'latents'}"),
+        "finetune": program("finetune", "finetune", dataset, seeded, vlm),
+        "scratch": program("finetune", "scratch", dataset, seeded, vlm, "--config.scratch=True"),
+        "evaluation": program(
+            "evaluate", "evaluation",
+            f"--config.policies.lapa={root / 'finetune'}", f"--config.policies.scratch={root / 'scratch'}",
+        ),
+    }
+
+
+def note(root: pathlib.Path, **facts: object) -> dict:
+    """Add facts to `run.json` and return it."""
+    path = root / "run.json"
+    run = json.loads(path.read_text()) if path.exists() else {"stages": []}
+    run.update(facts)
+    path.write_text(json.dumps(run, indent=1) + "\n")
+    return run
+
+
+def machine() -> str:
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _cpuinfo() -> list[str]:
+    path = pathlib.Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def main(_: list[str]) -> None:
+    size = SIZE.value
+    root = pathlib.Path(WORKDIR.value or f"runs/{size}")
+    root.mkdir(parents=True, exist_ok=True)
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pybullet")
+    run = note(
+        root, size=size, command=f"make demo SIZE={size}", machine=machine(),
+        versions={"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
+    )
+    if "started" not in run:
+        run = note(root, started=_now())
+    for name, command in commands(root, size, SEED.value).items():
+        seconds = {s["name"]: s["seconds"] for s in run["stages"]}
+        if name in seconds:
+            print(f"== {name}: done before, in {seconds[name]:.0f} s", flush=True)
+            continue
+        print(f"== {name}: python {' '.join(command)}", flush=True)
+        clock = time.perf_counter()
+        result = subprocess.run([sys.executable, *command], check=False)
+        if result.returncode:
+            sys.exit(f"stage {name} ended with status {result.returncode}; mend it and run this again")
+        stage = {"name": name, "seconds": round(time.perf_counter() - clock, 1)}
+        run = note(root, stages=[*run["stages"], stage])
+    note(root, finished=_now())
+    results = json.loads((root / "evaluation" / "results.json").read_text())
+    print(intervals.success_table(results))
+    print(f"report: {report.write_report(root).resolve()}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except errors.UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,195 @@
+"""Sharding on 8 fake devices: the mesh changes where things are computed, never what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lapa_jax import errors, sharding, training
+from lapa_jax.models import laq, quantize, vlm
+
+MESHES = {"2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
+ROWS = 16
+QUICK = {"xla_backend_optimization_level": 0}
+"""Options of programs that run once: compiling them fast matters more than running them fast."""
+
+
+def numbers(*shape):
+    return np.random.default_rng(sum(shape)).random(shape, np.float32)
+
+
+def laq_stage(programs, size, **model):
+    model = laq.LatentActionQuantizer(**model)
+    frame = jnp.zeros((1, size, size, 3))
+    batch = {"frame": numbers(ROWS, size, size, 3), "next_frame": numbers(size, ROWS, size, 3).swapaxes(0, 1)}
+    # Whitening sees other statistics on each device than over all of them.
+    batch["next_frame"] = batch["next_frame"] * np.linspace(0.2, 1.0, ROWS, dtype=np.float32)[:, None, None, None]
+    loss_fn = programs["train_laq"].make_loss(model, change_weight=2.0)
+    return loss_fn, lambda key: model.init({"params": key, "noise": key}, frame, frame), batch
+
+
+def planner(load_config):
+    config = load_config("pretrain_vlm", "tiny").to_dict()["model"]
+    return vlm.from_config({**config, "code_length": 2}, text_vocab=32)
+
+
+def text_and_image():
+    random = np.random.default_rng(0)
+    text = random.integers(1, 32, (ROWS, 5)).astype(np.int32)
+    text[::2, 3:] = 0
+    return {"text": text, "image": random.integers(0, 256, (ROWS, 64, 64, 3), np.uint8)}
+
+
+@pytest.fixture(scope="module", params=["laq conv fsq", "laq transformer nsvq", "vlm", "policy"])
+def stage(request, programs, load_config):
+    """(loss_fn, init_fn, batch) of one stage, with the loss of its own program."""
+    if request.param == "laq conv fsq":
+        args = dict(width=8, depth=1, patch_size=4)
+        return laq_stage(programs, 16, backbone="conv", backbone_args=args, soft_steps=3)
+    if request.param == "laq transformer nsvq":
+        args = dict(
+            width=16, num_heads=2, head_dim=8, image_size=24, patch_size=8, depth_spatial=1, depth_temporal=1
+        )
+        return laq_stage(
+            programs, 24, backbone="transformer", backbone_args=args, quantizer="nsvq", code_length=4, code_dim=4
+        )
+    model, batch = planner(load_config), text_and_image()
+    one = {name: jnp.asarray(rows[:1]) for name, rows in batch.items()}
+    if request.param == "vlm":
+        codes = np.arange(2 * ROWS, dtype=np.int32).reshape(ROWS, 2) % 8
+        loss_fn = programs["pretrain_vlm"].make_loss(model)
+        return loss_fn, lambda key: model.init(key, *one.values(), codes[:1]), batch | {"latents": codes}
+    policy = vlm.LatentActionPolicy(model, code_length=2, horizon=2, action_dim=2, head_width=16)
+    batch |= {"actions": numbers(ROWS, 2, 2), "action_mask": np.arange(2 * ROWS).reshape(ROWS, 2) % 3 > 0}
+    return programs["finetune"].make_loss(policy), lambda key: policy.init(key, *one.values()), batch
+
+
+def run(loss_fn, state, batch):
+    """Loss, metrics, new variables and gradients."""
+    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK)
+    (loss, (metrics, variables)), grads = step(state.params, state.variables, batch, jax.random.key(7))
+    return dict(loss=loss, metrics=metrics, variables=variables, grads=grads)
+
+
+@pytest.fixture(scope="module")
+def whole(stage):
+    """The state and the results on one device."""
+    loss_fn, init_fn, batch = stage
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state = training.init_sharded(training.make_init(init_fn), mesh, seed=0)
+        results = run(loss_fn, state, sharding.global_batch(mesh, batch))
+    return jax.tree.map(np.asarray, (state, results))
+
+
+def largest(tree):
+    return max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
+def test_sharded_loss_and_gradients_equal_unsharded_ones(stage, whole, shape):
+    loss_fn, init_fn, batch = stage
+    state, expected = whole
+    mesh = sharding.make_mesh(*shape)
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, sharding.tree_shardings(mesh, state))
+        got = run(loss_fn, state, sharding.global_batch(mesh, batch))
+    np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
+    noise = 1e-5 * largest(expected["grads"])  # gradients that cancel to nearly nothing differ by rounding
+    for name in ("metrics", "variables", "grads"):
+        jax.tree.map_with_path(
+            lambda path, a, b: np.testing.assert_allclose(
+                a, b, rtol=1e-4, atol=noise, err_msg=sharding.path_name(path)
+            ),
+            got[name], expected[name],
+        )
+    assert largest(expected["grads"]) > 1e-4
+
+
+def test_a_state_born_sharded_is_split_and_holds_the_same_numbers(stage, whole, request):
+    _, init_fn, _ = stage
+    mesh = sharding.make_mesh(2, 2, 2)
+    with jax.set_mesh(mesh):
+        state = training.init_sharded(training.make_init(init_fn), mesh, seed=0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state, whole[0])
+    split = [
+        sharding.path_name(path)
+        for path, leaf in jax.tree.leaves_with_path(state.params)
+        if leaf.addressable_shards[0].data.size < leaf.size
+    ]
+    if "conv" in request.node.name:  # small kernels are kept whole on purpose
+        assert not split
+    elif "laq" in request.node.name:
+        assert sum("to_q/kernel" in name for name in split) == 4
+    else:
+        assert sum("attention/wq/kernel" in name for name in split) == 1
+        assert sum("embed_text/embedding" in name for name in split) == 1
+
+
+def test_whitening_statistics_are_of_the_global_batch():
+    mesh = sharding.make_mesh(2, 4, 1)
+    z = np.random.default_rng(0).normal(size=(ROWS, 2, 3)).astype(np.float32)
+    z += np.arange(ROWS)[:, None, None]  # every device sees another mean
+    module = quantize.Whiten()
+    apply = jax.jit(lambda z: module.apply({}, z, True, mutable=["batch_stats"]))
+    with jax.set_mesh(mesh):
+        whitened, variables = apply(sharding.global_batch(mesh, {"z": z})["z"])
+    rows = z.reshape(-1, 3)
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variables["batch_stats"]["cov"], np.cov(rows.T, bias=True), rtol=1e-4)
+    whitened = np.asarray(whitened).reshape(-1, 3)
+    np.testing.assert_allclose(whitened.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(whitened.T, bias=True), np.eye(3), atol=2e-2)
+
+
+def test_a_path_without_a_rule_is_named():
+    mesh = sharding.make_mesh()
+    tree = {"body": {"mystery": {"matrix": jax.ShapeDtypeStruct((4, 4), jnp.float32)}}}
+    with pytest.raises(errors.UserError, match=r"body/mystery/matrix \(4, 4\)"):
+        sharding.tree_shardings(mesh, tree)
+
+
+@pytest.mark.parametrize(
+    "name, shape, spec",
+    [
+        ("layers/attention/wq/kernel", (32, 64, 64), P(None, "fsdp", "tensor")),  # scanned: layers first
+        ("layers/attention/wo/kernel", (64, 64), P("tensor", "fsdp")),
+        ("layers/attention/wq/kernel", (64, 63), P("fsdp", None)),  # 63 does not divide: that axis is dropped
+        ("embed_text/embedding", (32, 16), P(("fsdp", "tensor"), None)),
+        ("opt_state/1/0/mu/embed_text/embedding", (32, 16), P(("fsdp", "tensor"), None)),
+        ("embed_latent/embedding", (6, 16), P(None, None)),
+        ("final_norm/scale", (64,), P()),
+        ("step", (), P()),
+    ],
+)
+def test_rules_give_the_spec_of_the_trailing_axes(name, shape, spec):
+    assert sharding.spec_for(name, shape, dict(data=2, fsdp=2, tensor=2)) == spec
+
+
+@pytest.mark.parametrize("axes", [(3, 1, 1), (3, -1, 1), (2, 2, 1), (-1, -1, 1), (16, 1, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(axes):
+    with pytest.raises(errors.UserError, match="does not fit 8 devices"):
+        sharding.make_mesh(*axes)
+
+
+def test_one_axis_takes_the_devices_left_over():
+    assert dict(sharding.make_mesh(2, -1, 2).shape) == dict(data=2, fsdp=2, tensor=2)
+    assert dict(sharding.make_mesh().shape) == dict(data=1, fsdp=8, tensor=1)
+
+
+def test_a_global_batch_is_split_over_data_and_fsdp():
+    mesh = sharding.make_mesh(2, 2, 2)
+    rows = np.arange(8, dtype=np.int32).reshape(8, 1)
+    batch = sharding.global_batch(mesh, {"rows": rows})["rows"]
+    assert batch.sharding.is_equivalent_to(NamedSharding(mesh, P(("data", "fsdp"))), 2)
+    np.testing.assert_array_equal(batch, rows)
+    for shard in batch.addressable_shards:
+        np.testing.assert_array_equal(shard.data, rows[shard.index])
+    with pytest.raises(errors.UserError, match=r"6 rows \(rows\) does not divide over 4"):
+        sharding.global_batch(mesh, {"rows": rows[:6]})
+
+
+def test_constraints_do_nothing_outside_a_mesh():
+    np.testing.assert_array_equal(sharding.constrain_batch(jnp.ones((3, 2))), np.ones((3, 2)))
