@@ -26,7 +26,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the data and of every stage.")
 
 EPISODES = {  # unlabelled, held-out and labelled episodes that the expert records
     "full": dict(train=6000, val=150, labelled=60),
-    "demo": dict(train=1500, val=100, labelled=60),
+    "demo": dict(train=3000, val=100, labelled=60),
     "tiny": dict(train=6, val=4, labelled=4),
 }
 
@@ -79,9 +79,16 @@ def main(_: list[str]) -> None:
     size = SIZE.value
     root = pathlib.Path(WORKDIR.value or f"runs/{size}")
     root.mkdir(parents=True, exist_ok=True)
+    mine = {"size": size, "seed": SEED.value}
+    old = note(root)
+    for key, value in mine.items():
+        if old.get(key, value) != value:
+            raise errors.UserError(
+                f"{root} holds a run of {key} {old[key]}, not {value}: give another --workdir, or delete it"
+            )
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pybullet")
     run = note(
-        root, size=size, command=f"make demo SIZE={size}", machine=machine(),
+        root, **mine, command=f"make demo SIZE={size}", machine=machine(),
         versions={"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
     )
     if "started" not in run:
@@ -112,4 +119,5 @@ if __name__ == "__main__":
     try:
         app.run(main)
     except errors.UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

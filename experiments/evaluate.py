@@ -11,12 +11,11 @@ from typing import Any
 
 import launch
 
-from lapa_jax import errors
+from lapa_jax import checkpoints, errors
 from lapa_jax.evaluation import gifs, intervals, rollouts
 from lapa_jax.policy import Policy
 
 CONFIG, WORKDIR = launch.define("evaluate")
-BOUNDS = {"expert": rollouts.expert_act, "random": rollouts.random_act}
 
 
 def roll_out(name: str, act: rollouts.Act, config: Any) -> list[rollouts.Episode]:
@@ -32,6 +31,24 @@ def roll_out(name: str, act: rollouts.Act, config: Any) -> list[rollouts.Episode
         hits = sum(e.success for e in done)
         print(f"[evaluate] {name} {family}: {hits}/{len(done)} in {time.perf_counter() - clock:.1f} s", flush=True)
     return episodes
+
+
+def act_of(name: str, config: Any) -> rollouts.Act:
+    """The scripted bounds by name, anything else from its checkpoint."""
+    if name == "expert":
+        return rollouts.expert_act(config.env)
+    return rollouts.random_act() if name == "random" else rollouts.policy_act(Policy.from_checkpoint(config.policies[name]))
+
+
+def origin(name: str, config: Any) -> str:
+    """What a policy's results depend on: its checkpoint, for the trained ones."""
+    return name if name in config.bounds else str(checkpoints.resolve(config.policies[name]))
+
+
+def finished(path: pathlib.Path, source: str) -> dict[str, Any] | None:
+    """Results already there of the same policy, so that it is not rolled out again."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return stored if stored.get("source") == source else None
 
 
 def count(episodes: list[rollouts.Episode]) -> dict[str, int]:
@@ -62,16 +79,17 @@ def main(_: Any) -> None:
     trained = {name: path for name, path in config.policies.items() if path is not None}
     if not trained:
         raise errors.UserError("which policy? give --config.policies.lapa=FOLDER of a finetune run")
-    launch.start(config, WORKDIR.value)
+    launch.start(config)
+    checkpoints.claim(WORKDIR.value, config.to_dict())
     results: dict[str, Any] = {"split": config.env_split, "policies": {}, "gifs": {}}
     for name in (*sorted(trained), *config.bounds):
-        path = folder / f"{name}.json"  # a policy that is done is not rolled out again
-        if not path.exists():
-            act = BOUNDS[name]() if name in BOUNDS else rollouts.policy_act(Policy.from_checkpoint(trained[name]))
-            episodes = roll_out(name, act, config)
+        path, source = folder / f"{name}.json", origin(name, config)
+        stored = finished(path, source)
+        if stored is None:
+            episodes = roll_out(name, act_of(name, config), config)
             films = film(folder, name, episodes) if name == "lapa" else {}
-            path.write_text(json.dumps({"tally": tally(episodes), "gifs": films}, indent=1) + "\n")
-        stored = json.loads(path.read_text())
+            stored = {"source": source, "tally": tally(episodes), "gifs": films}
+            path.write_text(json.dumps(stored, indent=1) + "\n")
         results["policies"][name] = stored["tally"]
         results["gifs"] |= stored["gifs"]
     results["episodes"] = next(iter(results["policies"].values()))["all"]["trials"]

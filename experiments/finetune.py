@@ -32,12 +32,12 @@ def main(_: Any) -> None:
     config = CONFIG.value
     if config.vlm is None:
         raise errors.UserError("which VLM? give --config.vlm=FOLDER of a pretrain_vlm run")
-    mesh = launch.start(config, WORKDIR.value)  # 1 devices
+    mesh = launch.start(config)  # 1 devices
     pretrained = checkpoints.load_json(config.vlm, "config")
     tokenizer = prompts.Tokenizer.from_json(checkpoints.load_json(config.vlm, "assets")["tokenizer"])
     size = pretrained["data"]["image_size"]
 
-    robot = rlds.open_episodes(config.data.directory, config.data.split, view="robot")  # 2 data
+    robot = rlds.open_episodes(config.data.directory, config.data.split, "robot", config.data.image_key)  # 2
     few, others = robot.divided(config.data.episodes)
     stats = statistics.compute(few["action"], config.data.normalisation)
     batches = loader.action_stream(

@@ -44,14 +44,16 @@ def main(_: Any) -> None:
     config = CONFIG.value
     if config.laq is None:
         raise errors.UserError("which LAQ? give --config.laq=FOLDER of a train_laq run")
-    launch.start(config, WORKDIR.value)
+    launch.start(config)
+    checkpoints.claim(WORKDIR.value, config.to_dict())
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process labels shards of its own
     with jax.set_mesh(mesh):
         model, state, trained = load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
         label = make_label(model, state, mesh)
         origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step)}
+        directory = config.directory or trained["data"]["directory"]
         for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
-            video = rlds.open_episodes(config.directory or trained["data"]["directory"], split, view="video")
+            video = rlds.open_episodes(directory, split, "video", trained["data"]["image_key"])
             provenance = latents.Provenance(
                 origin, video.fingerprint, trained["data"]["gap"], model.code_length, model.num_codes
             )

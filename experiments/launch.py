@@ -12,11 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lapa_jax import checkpoints, errors, sharding
-
-FREE = ("num_steps", "log_every", "checkpoint", "mesh", "distributed")
-"""Config keys that may change when a run is resumed."""
-
+from lapa_jax import errors, sharding
 
 def define(name: str) -> tuple[Any, Any]:
     """The two flags of a program: --config=experiments/configs/<name>.py[:size] and --workdir."""
@@ -37,6 +33,8 @@ def run(main: Callable[[Any], None]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
+    except errors.UserError:
+        raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
         raise errors.UserError(
@@ -44,11 +42,11 @@ def _parse(argv: list[str]) -> list[str]:
         ) from error
 
 
-def start(config: Any, workdir: str) -> jax.sharding.Mesh:
-    """Join the other hosts when asked, claim the run's folder, build the mesh.
+def start(config: Any) -> jax.sharding.Mesh:
+    """Join the other hosts when asked, set up logs and the compilation cache, build the mesh.
 
     Raises:
-        UserError: the folder belongs to another config, or the mesh does not fit the devices.
+        UserError: the mesh does not fit the devices.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("lapa_jax").setLevel(logging.INFO)
@@ -61,7 +59,6 @@ def start(config: Any, workdir: str) -> jax.sharding.Mesh:
             num_processes=config.distributed.num_processes,
             process_id=config.distributed.process_id,
         )
-    checkpoints.claim(workdir, config.to_dict(), FREE)
     return sharding.make_mesh(**config.mesh)
 
 

@@ -30,15 +30,26 @@ def make_loss(model: vlm.LatentActionVLM) -> training.LossFn:
     return loss_fn
 
 
+def open_labelled(data: Any, split: str) -> tuple[rlds.Episodes, latents.Latents]:
+    """The video view of a split and the latent actions of its pairs."""
+    video = rlds.open_episodes(data.directory, split, "video", data.image_key)
+    return video, latents.open_latents(pathlib.Path(data.latents) / split, video)
+
+
 def main(_: Any) -> None:
     config = CONFIG.value
     data = config.data
     if data.latents is None:
         raise errors.UserError("which latent actions? give --config.data.latents=FOLDER of a label_latents run")
-    mesh = launch.start(config, WORKDIR.value)  # 1 devices
+    if config.model.image_stem is None:
+        raise errors.UserError(
+            "model.image_stem is None: images would have to be vision tokens, and no image tokenizer is here "
+            "yet; choose the size full or demo, or set an image stem"
+        )
+    mesh = launch.start(config)  # 1 devices
 
-    video = rlds.open_episodes(data.directory, data.train_split, view="video")  # 2 data
-    labels = latents.open_latents(pathlib.Path(data.latents) / data.train_split, video)
+    video, labels = open_labelled(data, data.train_split)  # 2 data
+    held_out, held_out_labels = open_labelled(data, data.val_split)
     tokenizer = prompts.train_tokenizer(video.instructions, data.text_length)
     batches = loader.latent_stream(
         video.decoded(data.image_size) if data.decode_once else video, labels, tokenizer,
@@ -61,10 +72,9 @@ def main(_: Any) -> None:
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        held_out = rlds.open_episodes(data.directory, data.val_split, view="video")  # 9 held-out accuracy
-        summary = vlm_quality.evaluate(
-            model, state, held_out, latents.open_latents(pathlib.Path(data.latents) / data.val_split, held_out),
-            vlm_quality.majority_codes(labels), tokenizer, data.image_size, config.evaluation.steps,
+        summary = vlm_quality.evaluate(  # 9 held-out accuracy
+            model, state, held_out, held_out_labels, vlm_quality.majority_codes(labels), tokenizer,
+            data.image_size, config.evaluation.steps,
         )
         writer.write(int(state.step), vlm_quality.log_line(summary), split="val")
         metrics.summarise(WORKDIR.value, summary)

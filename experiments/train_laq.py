@@ -34,21 +34,22 @@ def make_loss(model: laq.LatentActionQuantizer, change_weight: float) -> trainin
 
 def main(_: Any) -> None:
     config = CONFIG.value
-    mesh = launch.start(config, WORKDIR.value)  # 1 devices
+    mesh = launch.start(config)  # 1 devices
 
-    video = rlds.open_episodes(config.data.directory, config.data.train_split, view="video")  # 2 data
-    if config.data.decode_once:
-        video = video.decoded(config.data.image_size)
+    data = config.data
+    video = rlds.open_episodes(data.directory, data.train_split, "video", data.image_key)  # 2 data
+    robot = rlds.open_episodes(data.directory, data.val_split, "robot", data.image_key)  # probes, at the end
     batches = loader.frame_pairs(
-        video, config.data.gap, config.batch_size, config.seed, config.data.image_size, **launch.shares()
+        video.decoded(data.image_size) if data.decode_once else video,
+        data.gap, config.batch_size, config.seed, data.image_size, **launch.shares(),
     )
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, config.loss.change_weight)  # 5 the experiment itself
-    init = training.make_init(laq_quality.init_fn(model, config.data.image_size), tx)
+    init = training.make_init(laq_quality.init_fn(model, data.image_size), tx)
 
-    assets = {"gap": config.data.gap, "dataset": video.fingerprint}
+    assets = {"dataset": video.fingerprint}
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
@@ -58,8 +59,7 @@ def main(_: Any) -> None:
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        robot = rlds.open_episodes(config.data.directory, config.data.val_split, view="robot")
-        quality = laq_quality.evaluate(model, state, robot, config.data, config.evaluation.pairs)  # 9
+        quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)  # 9 held-out
         laq_quality.save(WORKDIR.value, writer, int(state.step), quality)
 
 

@@ -6,6 +6,7 @@ A checkpoint holds `state` (params, variables, optimizer, step), `loader` (the s
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from orbax.checkpoint import v1 as ocp
 
 from lapa_jax import errors, sharding
 from lapa_jax.training import TrainState
+
+
+FREE = ("num_steps", "log_every", "checkpoint", "mesh", "distributed")
+"""Config keys that may change when a run is resumed."""
 
 
 class Checkpoints:
@@ -25,6 +30,9 @@ class Checkpoints:
         assets: JSON-able dict saved with each checkpoint.
         every: save every so many steps (the last step is always saved).
         keep_last: how many recent checkpoints stay.
+
+    Raises:
+        UserError: the folder belongs to another config.
     """
 
     def __init__(
@@ -35,6 +43,7 @@ class Checkpoints:
         every: int = 500,
         keep_last: int = 2,
     ) -> None:
+        claim(workdir, config)
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         self.config, self.assets, self.every = dict(config), dict(assets or {}), every
         self._orbax = ocp.training.Checkpointer(
@@ -126,8 +135,6 @@ def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:
     Strict both ways: a leaf missing from `loaded` that `new` does not name, or one of `loaded` that
     `fresh` lacks, raises UserError.
     """
-    import re
-
     have, want = _flat(loaded), _flat(fresh)
     missing = [n for n in want if n not in have and not re.search(new, n)]
     extra = [n for n in have if n not in want]
@@ -158,7 +165,7 @@ def _check_shapes(folder: pathlib.Path, abstract: TrainState) -> None:
             )
 
 
-def claim(workdir: str | pathlib.Path, config: Mapping[str, Any], free: tuple[str, ...]) -> None:
+def claim(workdir: str | pathlib.Path, config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> None:
     """Write `<workdir>/config.json`, or check that the one there says the same.
 
     Args:

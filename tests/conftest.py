@@ -14,6 +14,7 @@ from absl import flags
 jax.config.update("jax_num_cpu_devices", 8)
 os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
+jax.config.update("jax_disable_most_optimizations", True)  # programs here run once: compile them fast
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 ROOT = Path(__file__).resolve().parent.parent

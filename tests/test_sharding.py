@@ -10,10 +10,7 @@ from jax.sharding import PartitionSpec as P
 from lapa_jax import errors, sharding, training
 from lapa_jax.models import laq, quantize, vlm
 
-MESHES = {"2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
 ROWS = 16
-QUICK = {"xla_backend_optimization_level": 0}
-"""Options of programs that run once: compiling them fast matters more than running them fast."""
 
 
 def numbers(*shape):
@@ -42,13 +39,26 @@ def text_and_image():
     return {"text": text, "image": random.integers(0, 256, (ROWS, 64, 64, 3), np.uint8)}
 
 
-@pytest.fixture(scope="module", params=["laq conv fsq", "laq transformer nsvq", "vlm", "policy"])
+MESHES_OF = {
+    "laq conv fsq": [(2, 2, 2)],
+    "laq transformer nsvq": [(2, 2, 2), (1, 8, 1)],
+    "vlm": [(2, 2, 2), (1, 8, 1)],
+    "policy": [(2, 2, 2)],
+}
+stages = pytest.mark.parametrize("stage", MESHES_OF, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def stage(request, programs, load_config):
-    """(loss_fn, init_fn, batch) of one stage, with the loss of its own program."""
-    if request.param == "laq conv fsq":
+    """name, (loss_fn, init_fn, batch) of one stage, with the loss of its own program."""
+    return request.param, make_stage(request.param, programs, load_config)
+
+
+def make_stage(name, programs, load_config):
+    if name == "laq conv fsq":
         args = dict(width=8, depth=1, patch_size=4)
         return laq_stage(programs, 16, backbone="conv", backbone_args=args, soft_steps=3)
-    if request.param == "laq transformer nsvq":
+    if name == "laq transformer nsvq":
         args = dict(
             width=16, num_heads=2, head_dim=8, image_size=24, patch_size=8, depth_spatial=1, depth_temporal=1
         )
@@ -56,8 +66,8 @@ def stage(request, programs, load_config):
             programs, 24, backbone="transformer", backbone_args=args, quantizer="nsvq", code_length=4, code_dim=4
         )
     model, batch = planner(load_config), text_and_image()
-    one = {name: jnp.asarray(rows[:1]) for name, rows in batch.items()}
-    if request.param == "vlm":
+    one = {key: jnp.asarray(rows[:1]) for key, rows in batch.items()}
+    if name == "vlm":
         codes = np.arange(2 * ROWS, dtype=np.int32).reshape(ROWS, 2) % 8
         loss_fn = programs["pretrain_vlm"].make_loss(model)
         return loss_fn, lambda key: model.init(key, *one.values(), codes[:1]), batch | {"latents": codes}
@@ -66,66 +76,66 @@ def stage(request, programs, load_config):
     return programs["finetune"].make_loss(policy), lambda key: policy.init(key, *one.values()), batch
 
 
-def run(loss_fn, state, batch):
-    """Loss, metrics, new variables and gradients."""
-    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK)
-    (loss, (metrics, variables)), grads = step(state.params, state.variables, batch, jax.random.key(7))
+def run(loss_fn, state, batch, mesh):
+    """Loss, metrics, new variables and gradients, on a mesh."""
+    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, sharding.tree_shardings(mesh, state))
+        batch = sharding.global_batch(mesh, batch)
+        (loss, (metrics, variables)), grads = step(state.params, state.variables, batch, jax.random.key(7))
     return dict(loss=loss, metrics=metrics, variables=variables, grads=grads)
 
 
-@pytest.fixture(scope="module")
-def whole(stage):
-    """The state and the results on one device."""
-    loss_fn, init_fn, batch = stage
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+def init(init_fn, mesh):
     with jax.set_mesh(mesh):
-        state = training.init_sharded(training.make_init(init_fn), mesh, seed=0)
-        results = run(loss_fn, state, sharding.global_batch(mesh, batch))
-    return jax.tree.map(np.asarray, (state, results))
+        return training.init_sharded(training.make_init(init_fn), mesh, seed=0)
 
 
 def largest(tree):
     return max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
-def test_sharded_loss_and_gradients_equal_unsharded_ones(stage, whole, shape):
-    loss_fn, init_fn, batch = stage
-    state, expected = whole
-    mesh = sharding.make_mesh(*shape)
-    with jax.set_mesh(mesh):
-        state = jax.device_put(state, sharding.tree_shardings(mesh, state))
-        got = run(loss_fn, state, sharding.global_batch(mesh, batch))
-    np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
-    noise = 1e-5 * largest(expected["grads"])  # gradients that cancel to nearly nothing differ by rounding
-    for name in ("metrics", "variables", "grads"):
-        jax.tree.map_with_path(
-            lambda path, a, b: np.testing.assert_allclose(
-                a, b, rtol=1e-4, atol=noise, err_msg=sharding.path_name(path)
-            ),
-            got[name], expected[name],
-        )
+@stages
+def test_sharded_loss_and_gradients_equal_unsharded_ones(stage):
+    name, (loss_fn, init_fn, batch) = stage
+    state = init(init_fn, sharding.make_mesh(2, 2, 2))
+    check_split(name, state.params)
+    state = jax.tree.map(np.asarray, state)
+    expected = run(loss_fn, state, batch, sharding.make_mesh(devices=jax.devices()[:1]))
     assert largest(expected["grads"]) > 1e-4
+    noise = 1e-5 * largest(expected["grads"])  # gradients that cancel to nearly nothing differ by rounding
+    for axes in MESHES_OF[name]:
+        got = run(loss_fn, state, batch, sharding.make_mesh(*axes))
+        np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
+        for part in ("metrics", "variables", "grads"):
+            jax.tree.map_with_path(
+                lambda path, a, b, axes=axes: np.testing.assert_allclose(
+                    a, b, rtol=1e-4, atol=noise, err_msg=f"{axes} {sharding.path_name(path)}"
+                ),
+                got[part], expected[part],
+            )
 
 
-def test_a_state_born_sharded_is_split_and_holds_the_same_numbers(stage, whole, request):
-    _, init_fn, _ = stage
-    mesh = sharding.make_mesh(2, 2, 2)
-    with jax.set_mesh(mesh):
-        state = training.init_sharded(training.make_init(init_fn), mesh, seed=0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state, whole[0])
+def check_split(name, params):
     split = [
         sharding.path_name(path)
-        for path, leaf in jax.tree.leaves_with_path(state.params)
+        for path, leaf in jax.tree.leaves_with_path(params)
         if leaf.addressable_shards[0].data.size < leaf.size
     ]
-    if "conv" in request.node.name:  # small kernels are kept whole on purpose
+    if name == "laq conv fsq":  # small kernels are kept whole on purpose
         assert not split
-    elif "laq" in request.node.name:
-        assert sum("to_q/kernel" in name for name in split) == 4
+    elif name == "laq transformer nsvq":
+        assert sum(path.endswith("to_q/kernel") for path in split) == 4
     else:
-        assert sum("attention/wq/kernel" in name for name in split) == 1
-        assert sum("embed_text/embedding" in name for name in split) == 1
+        assert sum(path.endswith("attention/wq/kernel") for path in split) == 1
+        assert sum(path.endswith("embed_text/embedding") for path in split) == 1
+
+
+@pytest.mark.parametrize("stage", ["vlm"], indirect=True)
+def test_a_seed_gives_the_same_weights_on_every_mesh(stage):
+    _, (_, init_fn, _) = stage
+    states = [init(init_fn, mesh) for mesh in (sharding.make_mesh(1, 8, 1), sharding.make_mesh(2, 2, 2))]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
 
 
 def test_whitening_statistics_are_of_the_global_batch():

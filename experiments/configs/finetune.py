@@ -24,6 +24,7 @@ def get_config(size: str = "base") -> ConfigDict:
     )
     config.data = dict(
         directory="datasets",  # a TFDS folder, or a parent of exactly one
+        image_key=placeholder(str),  # observation image; None: the first by name
         split="labelled",
         episodes=100,  # the first so many are trained on, the others are held out
         normalisation="quantile",  # or "gaussian"

@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
-STEM = dict(channels=32, num_heads=2, keypoints=16)
+STEM = dict(channels=32, num_heads=4, keypoints=32)
 
 
 def get_config(size: str = "base") -> ConfigDict:
@@ -33,6 +33,7 @@ def get_config(size: str = "base") -> ConfigDict:
     )
     config.data = dict(
         directory="datasets",  # a TFDS folder, or a parent of exactly one
+        image_key=placeholder(str),  # observation image; None: the first by name
         latents=placeholder(str),  # folder of a label_latents run
         train_split="train",
         val_split="val",

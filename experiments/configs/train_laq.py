@@ -5,6 +5,7 @@
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -12,7 +13,7 @@ CONV = dict(
     backbone="conv",
     backbone_args=dict(width=32, depth=1, patch_size=4),
     quantizer="fsq",
-    levels=(2, 2, 2),  # cells a dimension; their product is num_codes
+    levels=(4, 2),  # cells a dimension; their product is num_codes
     code_length=1,
 )
 
@@ -43,6 +44,7 @@ def get_config(size: str = "base") -> ConfigDict:
     )
     config.data = dict(
         directory="datasets",  # a TFDS folder, or a parent of exactly one
+        image_key=placeholder(str),  # observation image; None: the first by name
         train_split="train",
         val_split="val",
         gap=3,  # steps between the two frames: 0.6 s at Bridge's 5 Hz
@@ -52,7 +54,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.evaluation = dict(pairs=2000)  # held-out pairs at the end
     small = dict(
         model={**CONV, "num_codes": 8, "code_dim": 32},
-        loss=dict(change_weight=20.0),
+        loss=dict(change_weight=3.0),
         optimizer=dict(
             learning_rate=2e-3, end_learning_rate=1e-4, warmup_steps=50, b2=0.99,
             weight_decay=1e-4, clip_norm=1.0,
@@ -68,8 +70,8 @@ def get_config(size: str = "base") -> ConfigDict:
 
 SIZES = {
     "base": {},
-    "full": dict(num_steps=3000),
-    "demo": dict(num_steps=700),
+    "full": dict(num_steps=1500, model=dict(soft_steps=200)),
+    "demo": dict(num_steps=500, model=dict(soft_steps=150)),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),
         model=dict(backbone_args=dict(width=8)), evaluation=dict(pairs=32),

@@ -74,13 +74,13 @@ def _probe(laq: dict[str, Any]) -> Check:
 
 
 def _code_accuracy(vlm: dict[str, Any]) -> Check:
-    title, target = "Code prediction", "above the majority code and above a blanked image"
+    title, target = "Code prediction", "above the majority code and above a blanked instruction"
     if "code_accuracy" not in vlm:
         return Check(title, target)
     accuracy, majority, blank = (
         vlm.get(k, math.nan) for k in ("code_accuracy", "majority_accuracy", "blank_accuracy")
     )
-    detail = f"majority code {percent(majority)}; blanked image {percent(blank)}"
+    detail = f"majority code {percent(majority)}; blanked instruction {percent(blank)}"
     met = accuracy > majority and accuracy > blank
     return Check(title, target, percent(accuracy), detail, _met(met))
 

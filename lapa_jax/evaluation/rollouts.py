@@ -102,12 +102,10 @@ def random_act(seed: int = 0) -> Act:
     return act
 
 
-def expert_act(seed: int = 0) -> Act:
+def expert_act(env: str, seed: int = 0) -> Act:
     """The environment's own scripted expert, which sees the true state: the upper bound."""
-    from lapa_jax.envs.tabletop import expert
-
     rng = np.random.default_rng(seed)
-    scripted = expert.Expert(noise=0.0)
+    scripted = envs.expert(env)
     return lambda pool, observations: np.stack([scripted.action(one, rng) for one in pool])[:, None]
 
 

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lapa_jax import errors
 from lapa_jax.models import laq_conv, laq_transformer, quantize
 
 BACKBONES = {"conv": laq_conv.ConvBackbone, "transformer": laq_transformer.PatchTransformerBackbone}
+
+QUANTIZERS = ("fsq", "nsvq")
 
 
 @flax.struct.dataclass
@@ -50,7 +53,9 @@ class LatentActionQuantizer(nn.Module):
     def setup(self) -> None:
         dim = len(self.levels) if self.quantizer == "fsq" else self.code_dim
         if self.quantizer == "fsq" and int(np.prod(self.levels)) != self.num_codes:
-            raise ValueError(f"model.levels {self.levels} do not multiply to num_codes={self.num_codes}")
+            raise errors.UserError(f"model.levels={self.levels} do not multiply to num_codes={self.num_codes}")
+        _known("backbone", self.backbone, BACKBONES)
+        _known("quantizer", self.quantizer, QUANTIZERS)
         kind = BACKBONES[self.backbone]
         self.body = kind(code_length=self.code_length, code_dim=dim, **dict(self.backbone_args))
         if self.quantizer == "fsq":
@@ -76,6 +81,11 @@ class LatentActionQuantizer(nn.Module):
         frame = to_unit(frame)
         _, start = self.body.encode(frame, frame)
         return jnp.clip(self.body.decode(start, self.quantize.lookup(codes)), 0.0, 1.0)
+
+
+def _known(key: str, name: str, names: Any) -> None:
+    if name not in names:
+        raise errors.UserError(f"no model.{key} {name!r}; choose one of: {', '.join(names)}")
 
 
 def to_unit(image: jax.Array) -> jax.Array:

@@ -18,12 +18,17 @@ class ImageStem(nn.Module):
     Stands where the paper has frozen VQGAN tokens. One token for every word of the instruction, which
     looks for the word in the image (cross-attention whose values are places and features), and one
     token with the soft-argmax positions of `keypoints` channels, for what no word names.
+
+    Attention over places starts SHARP: spread evenly it would only see the table, and nothing could be
+    learned from where things are until it had narrowed down. Sharp and random it picks out some object
+    from the first step on.
     """
 
     width: int
     channels: int = 32
-    num_heads: int = 2
-    keypoints: int = 16
+    num_heads: int = 4
+    keypoints: int = 32
+    sharpness: float = 6.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -32,30 +37,33 @@ class ImageStem(nn.Module):
         x = laq_conv.space_to_depth(to_unit(image) - 0.5, 4).astype(self.dtype)
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_stem")(x)
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_mid")(nn.gelu(x))
-        x = laq_conv.ConvBlock(self.channels, self.dtype, name="block")(x)
         x = nn.GroupNorm(num_groups=4, name="norm", dtype=self.dtype)(x)
         tokens = jnp.concatenate([self._found(x, words), self._points(x)[:, None]], axis=1)
         place = self.param("place_embedding", nn.initializers.normal(0.02), tokens.shape[1:])
         return tokens + place.astype(tokens.dtype)
 
     def _found(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        """Where and what each word is: float[B, L, width]."""
-        dim, heads = self.channels, self.num_heads
-        query = nn.Dense(heads * dim, dtype=self.dtype, name="dense_query")(llama.RMSNorm(name="norm_words")(words))
-        key = nn.Dense(heads * dim, dtype=self.dtype, name="dense_key")(x)
-        query, key = (a.reshape(*a.shape[:-1], heads, dim) for a in (query, key))
-        logits = jnp.einsum("blnd,bhwnd->bhwln", query, key) / jnp.sqrt(dim)
-        flat = logits.reshape(*logits.shape[:3], -1).astype(jnp.float32)
-        where = laq_conv.expected_position(flat).reshape(*words.shape[:2], -1)
-        weight = jax.nn.softmax(flat.reshape(flat.shape[0], -1, flat.shape[-1]), axis=1)
-        what = jnp.einsum("bpk,bpc->bkc", weight, x.reshape(x.shape[0], -1, dim)).reshape(*words.shape[:2], -1)
-        both = jnp.concatenate([4.0 * where, what], axis=-1).astype(self.dtype)
-        return words + nn.Dense(self.width, dtype=self.dtype, name="dense_found")(both)
+        """Where each word is in the image, added to the word: float[B, L, width]."""
+        heads = (self.num_heads, self.channels)
+        query = nn.DenseGeneral(heads, dtype=self.dtype, name="dense_query")(llama.RMSNorm(name="norm_words")(words))
+        key = nn.DenseGeneral(heads, dtype=self.dtype, name="dense_key")(x)
+        logits = jnp.einsum("blnd,bhwnd->bhwln", query, key) / jnp.sqrt(self.channels)
+        seen = self._places(logits.reshape(*logits.shape[:3], -1)).reshape(*words.shape[:2], -1)
+        return words + nn.Dense(self.width, dtype=self.dtype, name="dense_found")(seen)
 
     def _points(self, x: jax.Array) -> jax.Array:
-        logits = nn.Conv(self.keypoints, (1, 1), name="conv_points")(x).astype(jnp.float32)
-        where = 4.0 * laq_conv.expected_position(logits).reshape(x.shape[0], -1)
-        return nn.Dense(self.width, name="dense_points")(where).astype(self.dtype)
+        """What no word names (the effector, say): float[B, width]."""
+        logits = nn.Conv(self.keypoints, (1, 1), dtype=self.dtype, name="conv_points")(x)
+        seen = self._places(logits).reshape(x.shape[0], -1)
+        hidden = nn.gelu(nn.Dense(2 * self.width, dtype=self.dtype, name="dense_points_in")(seen))
+        return nn.Dense(self.width, dtype=self.dtype, name="dense_points")(hidden)
+
+    def _places(self, logits: jax.Array) -> jax.Array:
+        """float[B, H, W, K] -> float[B, K, 3]: row, column, and how clearly it stands out."""
+        logits = self.sharpness * logits.astype(jnp.float32)
+        peak = jnp.max(logits, axis=(1, 2)) - jnp.mean(logits, axis=(1, 2))
+        where = 2.0 * laq_conv.expected_position(logits)
+        return jnp.concatenate([where, peak[..., None] / (4.0 * self.sharpness)], axis=-1).astype(self.dtype)
 
 
 class LatentActionVLM(nn.Module):

@@ -1,0 +1,76 @@
+"""The published sizes: parameters counted and sharded by shape alone, without holding any."""
+
+import functools
+
+import jax
+import pytest
+
+from lapa_jax import checkpoints, optimizers, sharding, training
+from lapa_jax.evaluation import laq_quality, vlm_quality
+from lapa_jax.models import laq, vlm
+
+LAQ_OFFICIAL = 343_796_080
+"""With the codebook, and with 24 norms of 1024 that the official self-attention creates and never uses."""
+VLM_OFFICIAL = 6_807_687_168
+"""LLaMA-7B with tables and heads for text, vision and latent actions."""
+
+
+@pytest.fixture(scope="module")
+def inits(load_config):
+    """name -> (init_fn, optimizer config) of the base configs."""
+    config = load_config("train_laq", "base")
+    model = laq.LatentActionQuantizer(**config.model)
+    stages = {"laq": (laq_quality.init_fn(model, config.data.image_size), config.optimizer)}
+    config = load_config("pretrain_vlm", "base")
+    model = vlm.from_config(config.model, text_vocab=32_000)
+    init_fn = vlm_quality.init_fn(
+        model, config.data.text_length, config.data.image_size, config.model.code_length
+    )
+    return stages | {"vlm": (init_fn, config.optimizer)}
+
+
+@functools.cache
+def count(init_fn):
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init_fn, jax.random.key(0))["params"]))
+
+
+def test_laq_base_is_the_official_size_less_unused_norms(inits):
+    assert count(inits["laq"][0]) == LAQ_OFFICIAL - 24 * 1024
+
+
+def test_laq_legacy_is_the_official_size(load_config):
+    config = load_config("train_laq", "base", **{"model.backbone_args.legacy": True})
+    model = laq.LatentActionQuantizer(**config.model)
+    assert count(laq_quality.init_fn(model, config.data.image_size)) == LAQ_OFFICIAL
+
+
+def test_vlm_base_is_the_official_size(inits):
+    assert count(inits["vlm"][0]) == VLM_OFFICIAL
+
+
+@pytest.mark.parametrize("name", ["laq", "vlm"])
+def test_weights_and_adam_state_get_a_sharding_on_8_devices(inits, name):
+    init_fn, optimizer = inits[name]
+    mesh = sharding.make_mesh(1, 8, 1)
+    tx, _ = optimizers.make(10, **optimizer)
+    state = training.abstract_state(training.make_init(init_fn, tx), mesh)
+    leaves = jax.tree.leaves_with_path(state)
+    local = sum(leaf.sharding.shard_shape(leaf.shape) != leaf.shape for _, leaf in leaves)
+    assert local > 20
+    total = sum(leaf.size for _, leaf in leaves)
+    assert 2.99 * count(init_fn) < total < 3.01 * count(init_fn)
+    per_device = sum(
+        functools.reduce(lambda a, b: a * b, leaf.sharding.shard_shape(leaf.shape), 1) for _, leaf in leaves
+    )
+    assert per_device < 1.02 * total / 8  # nothing large is kept whole
+    whole = {sharding.path_name(p): leaf.size for p, leaf in leaves if leaf.sharding.is_fully_replicated}
+    assert max(whole.values()) < 2**18, max(whole, key=whole.get)
+
+
+def test_frozen_and_flattened_names_are_those_of_the_table(inits):
+    params = jax.eval_shape(inits["vlm"][0], jax.random.key(0))["params"]
+    names = {sharding.path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+    assert names["body/layers/attention/wq/kernel"] == (32, 4096, 4096)
+    assert names["embed_vision/embedding"] == (8448, 4096)
+    assert names["head_latent/kernel"] == (4096, 8)
+    assert checkpoints.flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
