@@ -37,7 +37,9 @@ def act_of(name: str, config: Any) -> rollouts.Act:
     """The scripted bounds by name, anything else from its checkpoint."""
     if name == "expert":
         return rollouts.expert_act(config.env)
-    return rollouts.random_act() if name == "random" else rollouts.policy_act(Policy.from_checkpoint(config.policies[name]))
+    if name == "random":
+        return rollouts.random_act()
+    return rollouts.policy_act(Policy.from_checkpoint(config.policies[name]))
 
 
 def origin(name: str, config: Any) -> str:

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from lapa_jax import errors, sharding
 
+
 def define(name: str) -> tuple[Any, Any]:
     """The two flags of a program: --config=experiments/configs/<name>.py[:size] and --workdir."""
     config = config_flags.DEFINE_config_file("config", f"experiments/configs/{name}.py", lock_config=True)

@@ -55,7 +55,7 @@ def get_config(size: str = "base") -> ConfigDict:
             ),
             batch_size=64,
             optimizer=dict(
-                learning_rate=1e-3, end_learning_rate=2e-5, warmup_steps=100, b2=0.99, weight_decay=0.01
+                learning_rate=2e-3, end_learning_rate=2e-5, warmup_steps=100, b2=0.99, weight_decay=0.01
             ),
             data=dict(image_size=64, text_length=14, decode_once=True),
         )
@@ -64,8 +64,8 @@ def get_config(size: str = "base") -> ConfigDict:
 
 SIZES = {
     "base": {},
-    "full": dict(num_steps=8000),
-    "demo": dict(num_steps=900),
+    "full": dict(num_steps=4500),
+    "demo": dict(num_steps=1300),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),
         model=dict(size="debug", image_stem=dict(channels=8)), evaluation=dict(steps=32),

@@ -70,7 +70,7 @@ def get_config(size: str = "base") -> ConfigDict:
 
 SIZES = {
     "base": {},
-    "full": dict(num_steps=1500, model=dict(soft_steps=200)),
+    "full": dict(num_steps=1000, model=dict(soft_steps=200)),
     "demo": dict(num_steps=500, model=dict(soft_steps=150)),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),

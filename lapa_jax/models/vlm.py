@@ -45,7 +45,8 @@ class ImageStem(nn.Module):
     def _found(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Where each word is in the image, added to the word: float[B, L, width]."""
         heads = (self.num_heads, self.channels)
-        query = nn.DenseGeneral(heads, dtype=self.dtype, name="dense_query")(llama.RMSNorm(name="norm_words")(words))
+        words_in = llama.RMSNorm(name="norm_words")(words)
+        query = nn.DenseGeneral(heads, dtype=self.dtype, name="dense_query")(words_in)
         key = nn.DenseGeneral(heads, dtype=self.dtype, name="dense_key")(x)
         logits = jnp.einsum("blnd,bhwnd->bhwln", query, key) / jnp.sqrt(self.channels)
         seen = self._places(logits.reshape(*logits.shape[:3], -1)).reshape(*words.shape[:2], -1)
