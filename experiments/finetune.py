@@ -47,7 +47,8 @@ def main(_: Any) -> None:
 
     assets = policy.describe(pretrained, tokenizer, stats, config.head)  # 3 model
     model = policy.build(assets)
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
+    frozen = "" if config.scratch else config.frozen
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=frozen)  # 4 optimizer
     loss_fn = make_loss(model)  # 5 the experiment itself
     init = training.make_init(policy.init_fn(model, assets), tx)
 

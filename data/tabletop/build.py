@@ -23,7 +23,7 @@ _VAL = flags.DEFINE_integer("val_episodes", 40, "The same, from other seeds.")
 _LABELLED = flags.DEFINE_integer("labelled_episodes", 60, "Episodes whose actions are used.")
 _SEED = flags.DEFINE_integer("seed", 0, "Every episode follows from it.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Side of the frames, pixels.")
-_NOISE = flags.DEFINE_float("expert_noise", 0.01, "Std of the expert's noise, metres a step.")
+_NOISE = flags.DEFINE_float("expert_noise", 0.006, "Std of the expert's noise, metres a step.")
 _WORKERS = flags.DEFINE_integer("num_workers", 2, "Processes that simulate; 0 uses this one.")
 
 

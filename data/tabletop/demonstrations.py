@@ -41,7 +41,7 @@ class Recipe:
     labelled_episodes: int = 60
     seed: int = 0
     image_size: int = 64
-    expert_noise: float = 0.01
+    expert_noise: float = 0.006
     environment: str = "lapa_jax.envs.tabletop"
 
     def __post_init__(self):

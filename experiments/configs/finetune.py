@@ -20,8 +20,8 @@ def get_config(size: str = "base") -> ConfigDict:
     config.optimizer = dict(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0,
         clip_norm=1.0,
-        frozen="",  # parameters that keep their values, by regular expression
     )
+    config.frozen = ""  # regular expression: pretrained parameters that keep their values (not from scratch)
     config.data = dict(
         directory="datasets",  # a TFDS folder, or a parent of exactly one
         image_key=placeholder(str),  # observation image; None: the first by name
@@ -32,9 +32,9 @@ def get_config(size: str = "base") -> ConfigDict:
     )
     if size != "base":
         config.update(
-            num_steps=600, batch_size=64, head=dict(horizon=4, width=128),
+            num_steps=600, batch_size=64, head=dict(horizon=4, width=128), frozen="^planner/",
             optimizer=dict(
-                learning_rate=3e-4, end_learning_rate=1e-5, warmup_steps=20, b2=0.99, weight_decay=0.01,
+                learning_rate=1e-3, end_learning_rate=1e-5, warmup_steps=20, b2=0.99, weight_decay=0.01,
             ),
             data=dict(episodes=20, decode_once=True),
         )
@@ -44,7 +44,7 @@ def get_config(size: str = "base") -> ConfigDict:
 SIZES = {
     "base": {},
     "full": {},
-    "demo": dict(num_steps=300),
+    "demo": dict(num_steps=250),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2), head=dict(width=16),
         data=dict(episodes=2),

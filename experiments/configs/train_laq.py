@@ -54,7 +54,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.evaluation = dict(pairs=2000)  # held-out pairs at the end
     small = dict(
         model={**CONV, "num_codes": 8, "code_dim": 32},
-        loss=dict(change_weight=3.0),
+        loss=dict(change_weight=1.5),
         optimizer=dict(
             learning_rate=2e-3, end_learning_rate=1e-4, warmup_steps=50, b2=0.99,
             weight_decay=1e-4, clip_norm=1.0,
@@ -71,7 +71,7 @@ def get_config(size: str = "base") -> ConfigDict:
 SIZES = {
     "base": {},
     "full": dict(num_steps=1000, model=dict(soft_steps=200)),
-    "demo": dict(num_steps=500, model=dict(soft_steps=150)),
+    "demo": dict(num_steps=600, model=dict(soft_steps=150)),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),
         model=dict(backbone_args=dict(width=8)), evaluation=dict(pairs=32),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lapa_jax import errors
 from lapa_jax.models import laq, laq_conv
 
 SIZE = 16
@@ -24,7 +25,7 @@ def trained(request):
     """(model, variables after one look at the data, pair); decoder weights are away from zero."""
     model, pair = make(code_length=request.param), frames()
     variables = model.init({"params": jax.random.key(0), "noise": jax.random.key(0)}, *pair)
-    variables["params"] = jax.tree.map(lambda p: p + 0.05, variables["params"])
+    variables["params"]["body"]["decoder_conv_pixels"]["kernel"] *= 100.0
     _, new = model.apply(variables, *pair, train=True, mutable=["batch_stats"])
     return model, {**variables, **new}, pair
 
@@ -89,8 +90,14 @@ def test_gradients_are_finite_and_reach_every_parameter(trained):
 
 
 def test_levels_must_make_the_number_of_codes():
-    with pytest.raises(ValueError, match="num_codes=9"):
+    with pytest.raises(errors.UserError, match="num_codes=9"):
         make(num_codes=9).init(jax.random.key(0), *frames())
+
+
+@pytest.mark.parametrize("key", ["backbone", "quantizer"])
+def test_unknown_names_are_told_with_the_known_ones(key):
+    with pytest.raises(errors.UserError, match=f"model.{key} 'mystery'; choose one of"):
+        make(**{key: "mystery"}).init(jax.random.key(0), *frames())
 
 
 def test_depth_to_space_undoes_space_to_depth():

@@ -1,0 +1,96 @@
+"""Every config of every size loads, survives JSON, and names what the code takes."""
+
+import importlib
+import inspect
+import json
+import pathlib
+
+import jax
+import pytest
+
+from lapa_jax import checkpoints, errors, optimizers, sharding
+from lapa_jax.data import statistics
+from lapa_jax.evaluation import laq_quality, vlm_quality
+from lapa_jax.models import laq, vlm
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("common", "__init__"))
+SIZED = [(name, size) for name in NAMES for size in ("base", "full", "demo", "tiny")]
+TRAINED = [(name, size) for name, size in SIZED if name in ("train_laq", "pretrain_vlm", "finetune")]
+
+
+def test_every_program_has_its_config():
+    programs = {path.stem for path in FOLDER.parent.glob("*.py") if "launch.define" in path.read_text()}
+    assert programs == set(NAMES) and len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name, size", SIZED)
+def test_configs_load_and_survive_json(name, size, load_config):
+    config = load_config(name, size)
+    assert config.is_locked
+    flat = checkpoints.flatten(config.to_dict())
+    for key, value in flat.items():
+        assert isinstance(value, bool | int | float | str | tuple | None), f"{key} is {type(value)}"
+    back = checkpoints.flatten(json.loads(json.dumps(config.to_dict())))
+    assert back == {key: list(v) if isinstance(v, tuple) else v for key, v in flat.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_differ_and_unknown_ones_are_refused(name, load_config):
+    module = importlib.import_module(f"configs.{name}")
+    assert set(module.SIZES) == {"base", "full", "demo", "tiny"}
+    assert load_config(name, "tiny") != load_config(name, "base")
+    with pytest.raises(errors.UserError, match="no size 'huge'; choose one of: .*tiny"):
+        module.get_config("huge")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configs_are_locked(name, load_config):
+    config = load_config(name)
+    with pytest.raises((AttributeError, KeyError), match="num_step"):
+        config.num_step = 1
+    with pytest.raises(TypeError, match="batch_size"):
+        config.batch_size = "many"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_that_may_change_on_resume_exist(name, load_config):
+    assert set(checkpoints.FREE) <= set(load_config(name))
+
+
+@pytest.mark.parametrize("name, size", SIZED)
+def test_mesh_and_batch_fit_8_devices(name, size, load_config):
+    config = load_config(name, size)
+    mesh = sharding.make_mesh(**config.mesh)
+    assert config.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+
+
+@pytest.mark.parametrize("name, size", TRAINED)
+def test_sections_are_keyword_arguments(name, size, load_config):
+    config = load_config(name, size)
+    _, schedule = optimizers.make(config.num_steps, **config.optimizer)
+    assert 0 <= float(schedule(config.num_steps)) <= float(schedule(config.optimizer.warmup_steps))
+    inspect.signature(checkpoints.Checkpoints).bind("workdir", {}, {}, **config.checkpoint)
+    if name == "finetune":
+        inspect.signature(statistics.compute).bind(None, config.data.normalisation)
+
+
+@pytest.mark.parametrize("size", ["base", "full", "demo", "tiny"])
+def test_models_are_built_from_what_a_checkpoint_holds(size, load_config):
+    """A checkpoint's config comes back as JSON: lists for tuples, plain dicts."""
+    config = json.loads(json.dumps(load_config("train_laq", size).to_dict()))
+    model = laq.LatentActionQuantizer(**config["model"])
+    shapes = jax.eval_shape(laq_quality.init_fn(model, config["data"]["image_size"]), jax.random.key(0))
+    assert shapes["params"]
+    config = json.loads(json.dumps(load_config("pretrain_vlm", size).to_dict()))
+    model, data = vlm.from_config(config["model"], text_vocab=20), config["data"]
+    init_fn = vlm_quality.init_fn(model, data["text_length"], data["image_size"], config["model"]["code_length"])
+    assert jax.eval_shape(init_fn, jax.random.key(0))["params"]
+
+
+@pytest.mark.parametrize("size", ["full", "demo", "tiny"])
+def test_stages_agree_on_what_they_hand_on(size, load_config):
+    stage1, stage2 = load_config("train_laq", size), load_config("pretrain_vlm", size)
+    assert stage1.model.num_codes == stage2.model.vocabs.latent
+    assert stage1.model.code_length == stage2.model.code_length
+    assert stage1.data.directory == stage2.data.directory == load_config("finetune", size).data.directory
