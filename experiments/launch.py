@@ -37,10 +37,17 @@ def _parse(argv: list[str]) -> list[str]:
     except errors.UserError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())
         raise errors.UserError(
-            f"{text} (see --config's file for its keys and their types, and --helpshort for the flags)"
+            f"{_one_line(error)} (see --config's file for its keys and their types, --helpshort for the flags)"
         ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    """What a flag error says, without the traceback that ml_collections puts into its text."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback" in text:
+        text = text.strip().splitlines()[-1].removeprefix("lapa_jax.errors.UserError: ")
+    return " ".join(text.replace("\\n", " ").split())
 
 
 def start(config: Any) -> jax.sharding.Mesh:

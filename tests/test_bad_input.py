@@ -1,0 +1,159 @@
+"""A user's mistake: one line that names the thing, status 2, and nothing changed on disk."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import test_rlds  # tests/data
+
+from lapa_jax import checkpoints, errors
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def laq_run(run_program, tabletop_dataset, tmp_path_factory):
+    """A finished train_laq run; tests that start in it leave it as it is."""
+    workdir = tmp_path_factory.mktemp("laq")
+    run_program("train_laq", workdir, num_steps=1, **{"data.directory": str(tabletop_dataset)})
+    return workdir
+
+
+def contents(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*")) if p.is_file() and "tensorboard" not in p.parts
+    }
+
+
+DATA = "{dataset}"
+LATENTS = {"data.directory": DATA, "data.latents": "{nowhere}"}
+MISTAKES = [
+    ("train_laq", {"data.directory": "{nowhere}"}, "no dataset at .*nowhere"),
+    ("train_laq", {"data.directory": DATA, "data.train_split": "trian"}, "no split 'trian'.*train"),
+    ("train_laq", {"data.directory": DATA, "data.val_split": "vla"}, "no split 'vla'"),
+    ("train_laq", {"data.directory": DATA, "data.image_key": "wrist"}, "no image 'wrist'"),
+    ("train_laq", {"data.directory": DATA, "data.gap": 50}, "gap of 50 steps"),
+    ("train_laq", {"data.directory": DATA, "data.gap": 0}, "gap 0"),
+    ("train_laq", {"data.directory": DATA, "mesh.fsdp": 3}, "does not fit 8 devices"),
+    ("train_laq", {"data.directory": DATA, "model.quantizer": "vq"}, "model.quantizer 'vq'"),
+    ("train_laq", {"data.directory": DATA, "model.num_codes": 9}, "num_codes=9"),
+    ("train_laq", {"data.directory": DATA, "optimizer.frozen": "nothing"}, "frozen='nothing' matches no"),
+    ("label_latents", {}, "which LAQ.*--config.laq"),
+    ("label_latents", {"laq": "{nowhere}"}, "no checkpoint under .*nowhere"),
+    ("pretrain_vlm", {"data.directory": DATA}, "which latent actions.*--config.data.latents"),
+    ("pretrain_vlm", LATENTS, "nowhere"),
+    ("pretrain_vlm", LATENTS | {"data.directory": "{nowhere}"}, "no dataset at .*nowhere"),
+    ("finetune", {"data.directory": DATA}, "which VLM.*--config.vlm"),
+    ("finetune", {"data.directory": DATA, "vlm": "{nowhere}"}, "no checkpoint under .*nowhere"),
+    ("evaluate", {}, "which policy.*--config.policies.lapa"),
+    ("evaluate", {"policies.lapa": "{nowhere}"}, "no checkpoint under .*nowhere"),
+]
+
+
+@pytest.mark.parametrize("program, changes, message", MISTAKES, ids=lambda x: None if isinstance(x, dict) else x)
+def test_mistakes_are_named_and_claim_no_folder(
+    program, changes, message, run_program, tabletop_dataset, tmp_path
+):
+    places = {"dataset": tabletop_dataset, "nowhere": tmp_path / "nowhere"}
+    changes = {k: v.format(**places) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(errors.UserError, match=message) as caught:
+        run_program(program, tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    # So that the command, mended, may be given the same folder.
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not list(tmp_path.rglob("state"))
+
+
+def test_the_base_vlm_says_that_it_needs_an_image_tokenizer(run_program, tabletop_dataset, tmp_path):
+    changes = {"data.directory": str(tabletop_dataset), "data.latents": str(tmp_path)}
+    with pytest.raises(errors.UserError, match="model.image_stem is None"):
+        run_program("pretrain_vlm", tmp_path / "run", "base", **changes)
+
+
+@pytest.mark.parametrize(
+    "program, key, message",
+    [("label_latents", "laq", "not a train_laq run"), ("finetune", "vlm", "not a pretrain_vlm run")],
+)
+def test_a_run_of_another_stage_is_refused(program, key, message, run_program, laq_run, tmp_path):
+    """A LAQ for a VLM, and the other way round."""
+    other = laq_run
+    if key == "laq":
+        other, model = tmp_path / "vlm", {"size": "debug", "vocabs": {"text": 0}}
+        with checkpoints.Checkpoints(other, {"model": model, "data": {"image_size": 64}}, {"tokenizer": "x"}) as saved:
+            saved.save(1, {"params": {"kernel": np.ones(2)}}, {"position": 0})
+            saved.wait()
+    with pytest.raises(errors.UserError):
+        run_program(program, tmp_path / "run", **{key: str(other)})
+
+
+@pytest.mark.parametrize(
+    "missing, message", [("image", "no image feature"), ("language_instruction", "steps/language_instruction")]
+)
+def test_a_dataset_without_images_or_instructions_is_refused(missing, message, run_program, tmp_path):
+    features, image = tfds.features, np.zeros((8, 8, 3), np.uint8)
+    steps = {
+        "observation": {"state": np.float32, "image": features.Image(shape=(8, 8, 3))},
+        "language_instruction": features.Text(),
+    }
+    row = {"observation": {"state": 0.0, "image": image}, "language_instruction": "push"}
+    for tree in (steps, row):
+        (tree["observation"] if missing == "image" else tree).pop(missing)
+    test_rlds.write(tmp_path / "data", steps, [row] * 9)
+    with pytest.raises(errors.UserError, match=message):
+        run_program("train_laq", tmp_path / "run", **{"data.directory": str(tmp_path / "data")})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_config_is_left_as_it_is(run_program, laq_run, tabletop_dataset):
+    before = contents(laq_run)
+    for change in ({"seed": 1}, {"model.backbone_args.width": 16}, {"data.gap": 3}):
+        ((key, value),) = change.items()
+        with pytest.raises(errors.UserError, match=f"another config .*{key}: .* there, {value} now"):
+            run_program("train_laq", laq_run, **{"data.directory": str(tabletop_dataset)} | change)
+    assert contents(laq_run) == before
+
+
+def test_a_checkpoint_of_another_size_is_refused_by_name(run_program, laq_run, tabletop_dataset, tmp_path):
+    import shutil
+
+    workdir = shutil.copytree(laq_run, tmp_path / "run")
+    (workdir / "config.json").unlink()
+    changes = {"data.directory": str(tabletop_dataset), "model.backbone_args.width": 16}
+    with pytest.raises(errors.UserError, match=r"of another model: body/.* is \(.*16"):
+        run_program("train_laq", workdir, **changes)
+    assert checkpoints.resolve(workdir).name == "1"
+
+
+def test_a_batch_that_does_not_divide_is_named(run_program, tabletop_dataset, tmp_path):
+    changes = {"data.directory": str(tabletop_dataset), "batch_size": 6}
+    with pytest.raises(errors.UserError, match="batch of 6 rows .* 8 devices.*--config.batch_size"):
+        run_program("train_laq", tmp_path, **changes)
+
+
+def test_more_episodes_than_there_are_is_refused(robot_episodes):
+    for count in (0, len(robot_episodes)):
+        with pytest.raises(errors.UserError, match="data.episodes"):
+            robot_episodes.divided(count)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=experiments/configs/train_laq.py:tiny", "--config.data.directory=nowhere"], "no dataset at nowhere"),
+        (["--config=experiments/configs/train_laq.py:tiny", "--config.num_step=3"], "num_step"),
+        (["--config=experiments/configs/train_laq.py:tiny", "--config.batch_size=many"], "batch_size"),
+        (["--config=experiments/configs/train_laq.py:huge"], "no size 'huge'"),
+    ],
+    ids=["no dataset", "no such key", "wrong type", "no such size"],
+)
+def test_programs_end_in_one_line_and_status_2(arguments, message, tmp_path):
+    command = [sys.executable, "experiments/train_laq.py", *arguments, f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+    assert not (tmp_path / "run").exists()
