@@ -82,6 +82,8 @@ def main(_: Any) -> None:
     if not trained:
         raise errors.UserError("which policy? give --config.policies.lapa=FOLDER of a finetune run")
     launch.start(config)
+    for path in trained.values():
+        checkpoints.resolve(path)
     checkpoints.claim(WORKDIR.value, config.to_dict())
     results: dict[str, Any] = {"split": config.env_split, "policies": {}, "gifs": {}}
     for name in (*sorted(trained), *config.bounds):

@@ -33,8 +33,10 @@ def main(_: Any) -> None:
     if config.vlm is None:
         raise errors.UserError("which VLM? give --config.vlm=FOLDER of a pretrain_vlm run")
     mesh = launch.start(config)  # 1 devices
-    pretrained = checkpoints.load_json(config.vlm, "config")
-    tokenizer = prompts.Tokenizer.from_json(checkpoints.load_json(config.vlm, "assets")["tokenizer"])
+    pretrained, words = (checkpoints.load_json(config.vlm, name) for name in ("config", "assets"))
+    if "latents" not in words:
+        raise errors.UserError(f"{config.vlm} is not a pretrain_vlm run: give --config.vlm=FOLDER of one")
+    tokenizer = prompts.Tokenizer.from_json(words["tokenizer"])
     size = pretrained["data"]["image_size"]
 
     robot = rlds.open_episodes(config.data.directory, config.data.split, "robot", config.data.image_key)  # 2
@@ -56,9 +58,10 @@ def main(_: Any) -> None:
         state = training.init_sharded(init, mesh, config.seed)
         return state if config.scratch else policy.with_planner(state, config.vlm)
 
+    abstract = training.abstract_state(init, mesh)
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
-        state = saved.restore_or(training.abstract_state(init, mesh), first, batches)  # 6 resume > pretrained
+        state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained
         step = training.make_train_step(loss_fn, tx, config.seed)
         writer = metrics.Writer(WORKDIR.value, "scratch" if config.scratch else "finetune")
         state = training.fit(  # 7 the loop, shared by all stages

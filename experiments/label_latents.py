@@ -23,6 +23,8 @@ CONFIG, WORKDIR = launch.define("label_latents")
 def load_laq(path: str, mesh: jax.sharding.Mesh) -> tuple[laq.LatentActionQuantizer, training.TrainState, dict]:
     """The model, its weights laid out on the mesh, and the config it was trained with."""
     config = checkpoints.load_json(path, "config")
+    if "backbone" not in config["model"]:
+        raise errors.UserError(f"{path} is not a train_laq run: give --config.laq=FOLDER of one")
     model = laq.LatentActionQuantizer(**config["model"])
     init = training.make_init(laq_quality.init_fn(model, config["data"]["image_size"]), tx=None)
     return model, checkpoints.load_state(path, training.abstract_state(init, mesh)), config
@@ -45,10 +47,10 @@ def main(_: Any) -> None:
     if config.laq is None:
         raise errors.UserError("which LAQ? give --config.laq=FOLDER of a train_laq run")
     launch.start(config)
-    checkpoints.claim(WORKDIR.value, config.to_dict())
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process labels shards of its own
     with jax.set_mesh(mesh):
         model, state, trained = load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
+        checkpoints.claim(WORKDIR.value, config.to_dict())
         label = make_label(model, state, mesh)
         origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step)}
         directory = config.directory or trained["data"]["directory"]

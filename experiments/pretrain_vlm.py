@@ -63,9 +63,9 @@ def main(_: Any) -> None:
     init = training.make_init(init_fn, tx)
 
     assets = {"tokenizer": tokenizer.to_json(), "latents": labels.provenance.checkpoint}
+    abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
-        abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
         state = saved.restore_or(abstract, lambda: training.init_sharded(init, mesh, config.seed), batches)
         step = training.make_train_step(loss_fn, tx, config.seed)  # 7 resume > scratch
         writer = metrics.Writer(WORKDIR.value, "vlm")

@@ -67,7 +67,8 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, loader: Mapping[str, Any]) -> None:
         """Save in the background; a killed save never replaces a good one."""
         parts = dict(state=state, loader=dict(loader), config=self.config, assets=self.assets)
-        self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True)
+        kept = {name: part for name, part in parts.items() if part}  # Orbax refuses an empty item
+        self._orbax.save_checkpointables_async(step, kept, force=True, overwrite=True)
 
     def wait(self) -> None:
         """Block until the last save is on disk."""
@@ -106,7 +107,8 @@ def resolve(path: str | pathlib.Path) -> pathlib.Path:
 
 def load_json(path: str | pathlib.Path, name: str) -> dict[str, Any]:
     """`config`, `assets` or `loader` of a checkpoint."""
-    return ocp.load_checkpointables(resolve(path), {name: None})[name]
+    folder = resolve(path)
+    return ocp.load_checkpointables(folder, {name: None})[name] if (folder / name).exists() else {}
 
 
 def load_state(path: str | pathlib.Path, abstract: TrainState) -> TrainState:

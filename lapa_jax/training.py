@@ -97,7 +97,7 @@ def fit(
     Metrics of a step are fetched after the next one is dispatched, so logging does not stall the device.
 
     Raises:
-        UserError: the loss is not finite (names the step and the last checkpoint).
+        UserError: the loss or its gradient is not finite (names the step and the last checkpoint).
     """
     start = first = int(state.step)
     if start >= num_steps:
@@ -122,7 +122,8 @@ def fit(
                 extra["learning_rate"] = float(schedule(i))
             pending = (done, {**metrics, **extra})
         if saved.due(done) or done == num_steps:
-            if pending is not None:  # never save a state whose loss went wrong
+            _check(saved, done, metrics)  # never save a state that went wrong
+            if pending is not None:
                 _log(writer, saved, *pending)
                 pending = None
             saved.save(done, state, batches.get_state())
@@ -131,11 +132,15 @@ def fit(
 
 
 def _log(writer: Any, saved: Any, step: int, metrics: dict[str, Any]) -> None:
-    values = {name: float(value) for name, value in metrics.items()}
-    if not np.isfinite(values["loss"]):
-        last = saved.latest_step()
-        raise errors.UserError(
-            f"loss is {values['loss']} at step {step}: lower --config.optimizer.learning_rate or check the "
-            f"data; the last good checkpoint is step {last} and was not touched"
-        )
-    writer.write(step, values)
+    _check(saved, step, metrics)
+    writer.write(step, {name: float(value) for name, value in metrics.items()})
+
+
+def _check(saved: Any, step: int, metrics: dict[str, Any]) -> None:
+    for name in ("loss", "grad_norm"):
+        value = float(metrics.get(name, 0.0))
+        if not np.isfinite(value):
+            raise errors.UserError(
+                f"{name} is {value} at step {step}: lower --config.optimizer.learning_rate or check the data; "
+                f"the last good checkpoint is step {saved.latest_step()} and was not touched"
+            )

@@ -1,5 +1,6 @@
 """A user's mistake: one line that names the thing, status 2, and nothing changed on disk."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import tensorflow_datasets as tfds
 import test_rlds  # tests/data
 
 from lapa_jax import checkpoints, errors
+from lapa_jax.data import transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +43,6 @@ MISTAKES = [
     ("train_laq", {"data.directory": DATA, "mesh.fsdp": 3}, "does not fit 8 devices"),
     ("train_laq", {"data.directory": DATA, "model.quantizer": "vq"}, "model.quantizer 'vq'"),
     ("train_laq", {"data.directory": DATA, "model.num_codes": 9}, "num_codes=9"),
-    ("train_laq", {"data.directory": DATA, "optimizer.frozen": "nothing"}, "frozen='nothing' matches no"),
     ("label_latents", {}, "which LAQ.*--config.laq"),
     ("label_latents", {"laq": "{nowhere}"}, "no checkpoint under .*nowhere"),
     ("pretrain_vlm", {"data.directory": DATA}, "which latent actions.*--config.data.latents"),
@@ -74,11 +75,8 @@ def test_the_base_vlm_says_that_it_needs_an_image_tokenizer(run_program, tableto
         run_program("pretrain_vlm", tmp_path / "run", "base", **changes)
 
 
-@pytest.mark.parametrize(
-    "program, key, message",
-    [("label_latents", "laq", "not a train_laq run"), ("finetune", "vlm", "not a pretrain_vlm run")],
-)
-def test_a_run_of_another_stage_is_refused(program, key, message, run_program, laq_run, tmp_path):
+@pytest.mark.parametrize("program, key", [("label_latents", "laq"), ("finetune", "vlm")])
+def test_a_run_of_another_stage_is_refused(program, key, run_program, laq_run, tmp_path):
     """A LAQ for a VLM, and the other way round."""
     other = laq_run
     if key == "laq":
@@ -86,7 +84,7 @@ def test_a_run_of_another_stage_is_refused(program, key, message, run_program, l
         with checkpoints.Checkpoints(other, {"model": model, "data": {"image_size": 64}}, {"tokenizer": "x"}) as saved:
             saved.save(1, {"params": {"kernel": np.ones(2)}}, {"position": 0})
             saved.wait()
-    with pytest.raises(errors.UserError):
+    with pytest.raises(errors.UserError, match=other.name):
         run_program(program, tmp_path / "run", **{key: str(other)})
 
 
@@ -94,7 +92,7 @@ def test_a_run_of_another_stage_is_refused(program, key, message, run_program, l
     "missing, message", [("image", "no image feature"), ("language_instruction", "steps/language_instruction")]
 )
 def test_a_dataset_without_images_or_instructions_is_refused(missing, message, run_program, tmp_path):
-    features, image = tfds.features, np.zeros((8, 8, 3), np.uint8)
+    features, image = tfds.features, transforms.encode_png(np.zeros((8, 8, 3), np.uint8))
     steps = {
         "observation": {"state": np.float32, "image": features.Image(shape=(8, 8, 3))},
         "language_instruction": features.Text(),
@@ -118,8 +116,6 @@ def test_a_folder_of_another_config_is_left_as_it_is(run_program, laq_run, table
 
 
 def test_a_checkpoint_of_another_size_is_refused_by_name(run_program, laq_run, tabletop_dataset, tmp_path):
-    import shutil
-
     workdir = shutil.copytree(laq_run, tmp_path / "run")
     (workdir / "config.json").unlink()
     changes = {"data.directory": str(tabletop_dataset), "model.backbone_args.width": 16}
