@@ -81,7 +81,8 @@ def test_a_run_of_another_stage_is_refused(program, key, run_program, laq_run, t
     other = laq_run
     if key == "laq":
         other, model = tmp_path / "vlm", {"size": "debug", "vocabs": {"text": 0}}
-        with checkpoints.Checkpoints(other, {"model": model, "data": {"image_size": 64}}, {"tokenizer": "x"}) as saved:
+        config = {"model": model, "data": {"image_size": 64}}
+        with checkpoints.Checkpoints(other, config, {"tokenizer": "x"}) as saved:
             saved.save(1, {"params": {"kernel": np.ones(2)}}, {"position": 0})
             saved.wait()
     with pytest.raises(errors.UserError, match=other.name):
@@ -139,15 +140,17 @@ def test_more_episodes_than_there_are_is_refused(robot_episodes):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--config=experiments/configs/train_laq.py:tiny", "--config.data.directory=nowhere"], "no dataset at nowhere"),
-        (["--config=experiments/configs/train_laq.py:tiny", "--config.num_step=3"], "num_step"),
-        (["--config=experiments/configs/train_laq.py:tiny", "--config.batch_size=many"], "batch_size"),
-        (["--config=experiments/configs/train_laq.py:huge"], "no size 'huge'"),
+        (["tiny", "--config.data.directory=nowhere"], "no dataset at nowhere"),
+        (["tiny", "--config.num_step=3"], "num_step"),
+        (["tiny", "--config.batch_size=many"], "batch_size"),
+        (["huge"], "no size 'huge'"),
     ],
     ids=["no dataset", "no such key", "wrong type", "no such size"],
 )
 def test_programs_end_in_one_line_and_status_2(arguments, message, tmp_path):
-    command = [sys.executable, "experiments/train_laq.py", *arguments, f"--workdir={tmp_path / 'run'}"]
+    size, *others = arguments
+    config = f"--config=experiments/configs/train_laq.py:{size}"
+    command = [sys.executable, "experiments/train_laq.py", config, *others, f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()

@@ -18,7 +18,7 @@ def stages(run_program, tabletop_dataset, tmp_path_factory):
     root, data = tmp_path_factory.mktemp("runs"), {"data.directory": str(tabletop_dataset)}
     folders = {name: root / name for name in ("laq", "latents", "vlm", "finetune", "scratch", "evaluation")}
     planner = data | {"vlm": str(folders["vlm"])}
-    policies = {f"policies.{name}": str(folders[arm]) for name, arm in (("lapa", "finetune"), ("scratch", "scratch"))}
+    policies = {"policies.lapa": str(folders["finetune"]), "policies.scratch": str(folders["scratch"])}
     changes = {
         "laq": ("train_laq", data),
         "latents": ("label_latents", {"laq": str(folders["laq"])}),

@@ -170,7 +170,7 @@ def test_a_path_without_a_rule_is_named():
         ("embed_text/embedding", (32, 16), P(("fsdp", "tensor"), None)),
         ("opt_state/1/0/mu/embed_text/embedding", (32, 16), P(("fsdp", "tensor"), None)),
         ("embed_latent/embedding", (6, 16), P(None, None)),
-        ("final_norm/scale", (64,), P()),
+        ("final_norm/scale", (64,), P(None)),
         ("step", (), P()),
     ],
 )

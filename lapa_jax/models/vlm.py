@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from lapa_jax import errors, vocab
 from lapa_jax.models import laq_conv, llama
 from lapa_jax.models.laq import to_unit
-from lapa_jax.sharding import constrain_batch
 
 
 class ImageStem(nn.Module):
@@ -166,8 +165,7 @@ class ActionHead(nn.Module):
         x = nn.gelu(nn.Dense(self.width, name="dense_in")(x))
         x = nn.gelu(nn.Dense(self.width, name="dense_mid")(x))
         x = nn.Dense(self.horizon * self.action_dim, name="dense_out")(x)
-        # Whole rows: XLA gets gradients wrong through a reshape that splits columns sharded over `tensor`.
-        return constrain_batch(x).reshape(-1, self.horizon, self.action_dim)
+        return x.reshape(-1, self.horizon, self.action_dim)
 
 
 class LatentActionPolicy(nn.Module):
