@@ -55,5 +55,5 @@ def _labels(params: Any, frozen: str) -> Any:
         lambda path, _: "frozen" if re.search(frozen, sharding.path_name(path)) else "train", params
     )
     if "frozen" not in jax.tree.leaves(labels):
-        raise errors.UserError(f"optimizer.frozen={frozen!r} matches no parameter: check the expression")
+        raise errors.UserError(f"frozen={frozen!r} matches no parameter: check the expression")
     return labels
