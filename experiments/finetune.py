@@ -10,7 +10,7 @@ import jax
 import launch
 
 from lapa_jax import checkpoints, errors, losses, metrics, optimizers, policy, training
-from lapa_jax.data import loader, prompts, rlds, statistics
+from lapa_jax.data import loader, prompts, sources, statistics
 from lapa_jax.evaluation import action_quality
 from lapa_jax.models import vlm
 
@@ -39,12 +39,13 @@ def main(_: Any) -> None:
     tokenizer = prompts.Tokenizer.from_json(words["tokenizer"])
     size = pretrained["data"]["image_size"]
 
-    robot = rlds.open_episodes(config.data.directory, config.data.split, "robot", config.data.image_key)  # 2
-    few, others = robot.divided(config.data.episodes)
-    stats = statistics.compute(few["action"], config.data.normalisation)
+    data = config.data
+    robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
+    few, others = robot.divided(data.episodes)
+    stats = statistics.compute(few["action"], data.normalisation)
     batches = loader.action_stream(
-        few.decoded(size) if config.data.decode_once else few, tokenizer, stats, config.head.horizon,
-        config.batch_size, config.seed, size, **launch.shares(),
+        few.decoded(size) if data.decode_once else few, tokenizer, stats, config.head.horizon,
+        config.batch_size, config.seed, size, **sources.reading(data), **launch.shares(),
     )
 
     assets = policy.describe(pretrained, tokenizer, stats, config.head)  # 3 model

@@ -13,7 +13,7 @@ import launch
 import numpy as np
 
 from lapa_jax import checkpoints, errors, metrics, sharding, training
-from lapa_jax.data import latents, rlds
+from lapa_jax.data import latents, sources, storage
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 
@@ -52,21 +52,28 @@ def main(_: Any) -> None:
         model, state, trained = load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
         checkpoints.claim(WORKDIR.value, config.to_dict())
         label = make_label(model, state, mesh)
-        origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step)}
-        directory = config.directory or trained["data"]["directory"]
-        for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
-            video = rlds.open_episodes(directory, split, "video", trained["data"]["image_key"])
+        origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step), "config": storage.digest(trained)}
+        data = trained["data"] | {"directory": config.directory or trained["data"]["directory"]}
+        videos = [
+            (split, video, latents.folder(WORKDIR.value, split, mixture, i))
+            for split in config.splits  # 3 the same pairs it was trained on, and held-out ones
+            for mixture in [sources.open_mixture(data, split, "video")]
+            for i, video in enumerate(mixture.members)
+        ]
+        for split, video, place in videos:
             provenance = latents.Provenance(
-                origin, video.fingerprint, trained["data"]["gap"], model.code_length, model.num_codes
+                origin, video.fingerprint, video.steps_of(data["gap"]), data["gap"],
+                model.code_length, model.num_codes,
             )
             folder = latents.write_latents(
-                pathlib.Path(WORKDIR.value) / split, video, label, provenance,
-                batch_size=config.batch_size, image_size=trained["data"]["image_size"], **launch.shares(),
+                place, video, label, provenance,
+                batch_size=config.batch_size, image_size=data["image_size"], **launch.shares(),
             )
             labels = latents.open_latents(folder, video)
             codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
             usage = np.bincount(codes.reshape(-1), minlength=model.num_codes) / max(codes.size, 1)
-            print(f"[label] {split}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
+            shown = np.round(usage, 3).tolist()
+            print(f"[label] {video.name} {split}: {len(codes)} pairs, usage {shown}", flush=True)
             metrics.summarise(folder, {"pairs": len(codes), "usage": usage})
 
 

@@ -4,14 +4,13 @@
         --workdir=runs/demo/vlm --config.data.latents=runs/demo/latents
 """
 
-import pathlib
 from typing import Any
 
 import jax
 import launch
 
 from lapa_jax import checkpoints, errors, losses, metrics, optimizers, training
-from lapa_jax.data import latents, loader, prompts, rlds
+from lapa_jax.data import episodes, latents, loader, prompts, sources
 from lapa_jax.evaluation import vlm_quality
 from lapa_jax.models import vlm
 
@@ -30,10 +29,11 @@ def make_loss(model: vlm.LatentActionVLM) -> training.LossFn:
     return loss_fn
 
 
-def open_labelled(data: Any, split: str) -> tuple[rlds.Episodes, latents.Latents]:
-    """The video view of a split and the latent actions of its pairs."""
-    video = rlds.open_episodes(data.directory, split, "video", data.image_key)
-    return video, latents.open_latents(pathlib.Path(data.latents) / split, video)
+def open_labelled(data: Any, split: str) -> tuple[episodes.Mixture, list[latents.Latents]]:
+    """The video view of a split and the latent actions of its pairs, one a dataset."""
+    video = sources.open_mixture(data, split, "video")
+    folders = [latents.folder(data.latents, split, video, i) for i in range(len(video.members))]
+    return video, [latents.open_latents(*pair) for pair in zip(folders, video.members, strict=True)]
 
 
 def main(_: Any) -> None:
@@ -53,16 +53,17 @@ def main(_: Any) -> None:
     tokenizer = prompts.train_tokenizer(video.instructions, data.text_length)
     batches = loader.latent_stream(
         video.decoded(data.image_size) if data.decode_once else video, labels, tokenizer,
-        config.batch_size, config.seed, data.image_size, data.blank_instruction_rate, **launch.shares(),
+        config.batch_size, config.seed, data.image_size, data.blank_instruction_rate,
+        **sources.reading(data), **launch.shares(),
     )
 
     model = vlm.from_config(config.model, tokenizer.vocab_size)  # 3 model
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model)  # 5 the experiment itself
-    init_fn = vlm_quality.init_fn(model, data.text_length, data.image_size, labels.code_length)
+    init_fn = vlm_quality.init_fn(model, data.text_length, data.image_size, labels[0].code_length)
     init = training.make_init(init_fn, tx)
 
-    assets = {"tokenizer": tokenizer.to_json(), "latents": labels.provenance.checkpoint}
+    assets = {"tokenizer": tokenizer.to_json(), "latents": labels[0].provenance.checkpoint}
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:

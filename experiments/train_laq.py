@@ -9,7 +9,7 @@ import jax
 import launch
 
 from lapa_jax import checkpoints, losses, metrics, optimizers, training
-from lapa_jax.data import loader, rlds
+from lapa_jax.data import loader, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 
@@ -37,11 +37,11 @@ def main(_: Any) -> None:
     mesh = launch.start(config)  # 1 devices
 
     data = config.data
-    video = rlds.open_episodes(data.directory, data.train_split, "video", data.image_key)  # 2 data
-    robot = rlds.open_episodes(data.directory, data.val_split, "robot", data.image_key)  # probes, at the end
+    video = sources.open_mixture(data, data.train_split, "video")  # 2 data
+    robot = sources.open_mixture(data, data.val_split, "robot")  # probes, at the end
     batches = loader.frame_pairs(
-        video.decoded(data.image_size) if data.decode_once else video,
-        data.gap, config.batch_size, config.seed, data.image_size, **launch.shares(),
+        video.decoded(data.image_size) if data.decode_once else video, sources.gap_of(data),
+        config.batch_size, config.seed, data.image_size, **sources.reading(data), **launch.shares(),
     )
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet

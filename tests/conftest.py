@@ -22,6 +22,15 @@ sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "ex
 
 
 @pytest.fixture(scope="session")
+def shared():
+    """Folder of real data and recorded arrays beside the checkout; a fresh clone has none of it."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: the sample data is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tabletop_recipe():
     """A recipe of 3 train, 2 val and 3 labelled episodes in a fake environment, 64 px."""
     import demonstrations

@@ -38,8 +38,8 @@ MISTAKES = [
     ("train_laq", {"data.directory": DATA, "data.train_split": "trian"}, "no split 'trian'.*train"),
     ("train_laq", {"data.directory": DATA, "data.val_split": "vla"}, "no split 'vla'"),
     ("train_laq", {"data.directory": DATA, "data.image_key": "wrist"}, "no image 'wrist'"),
-    ("train_laq", {"data.directory": DATA, "data.gap": 50}, "gap of 50 steps"),
-    ("train_laq", {"data.directory": DATA, "data.gap": 0}, "gap 0"),
+    ("train_laq", {"data.directory": DATA, "data.gap": 5.0}, "gap of 50 steps"),
+    ("train_laq", {"data.directory": DATA, "data.gap": 0.0}, "data.gap 0.0 s"),
     ("train_laq", {"data.directory": DATA, "mesh.fsdp": 3}, "does not fit 8 devices"),
     ("train_laq", {"data.directory": DATA, "model.quantizer": "vq"}, "model.quantizer 'vq'"),
     ("train_laq", {"data.directory": DATA, "model.num_codes": 9}, "num_codes=9"),
@@ -89,27 +89,44 @@ def test_a_run_of_another_stage_is_refused(program, key, run_program, laq_run, t
         run_program(program, tmp_path / "run", **{key: str(other)})
 
 
-@pytest.mark.parametrize(
-    "missing, message", [("image", "no image feature"), ("language_instruction", "steps/language_instruction")]
-)
-def test_a_dataset_without_images_or_instructions_is_refused(missing, message, run_program, tmp_path):
-    features, image = tfds.features, transforms.encode_png(np.zeros((8, 8, 3), np.uint8))
-    steps = {
-        "observation": {"state": np.float32, "image": features.Image(shape=(8, 8, 3))},
-        "language_instruction": features.Text(),
-    }
-    row = {"observation": {"state": 0.0, "image": image}, "language_instruction": "push"}
-    for tree in (steps, row):
-        (tree["observation"] if missing == "image" else tree).pop(missing)
-    test_rlds.write(tmp_path / "data", steps, [row] * 9)
-    with pytest.raises(errors.UserError, match=message):
-        run_program("train_laq", tmp_path / "run", **{"data.directory": str(tmp_path / "data")})
+@pytest.fixture
+def bare_dataset(tmp_path):
+    """Writes a dataset without one of its features."""
+
+    def make(missing):
+        features, image = tfds.features, transforms.encode_png(np.zeros((8, 8, 3), np.uint8))
+        steps = {
+            "observation": {"state": np.float32, "image": features.Image(shape=(8, 8, 3))},
+            "language_instruction": features.Text(),
+        }
+        row = {"observation": {"state": 0.0, "image": image}, "language_instruction": "push"}
+        for tree in (steps, row):
+            (tree["observation"] if missing == "image" else tree).pop(missing)
+        test_rlds.write(tmp_path / "data", steps, [row] * 9)
+        return {"data.directory": str(tmp_path / "data")}
+
+    return make
+
+
+def test_a_dataset_without_images_is_refused(bare_dataset, run_program, tmp_path):
+    with pytest.raises(errors.UserError, match="no image feature"):
+        run_program("train_laq", tmp_path / "run", **bare_dataset("image"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_of_unknown_rate_needs_one(bare_dataset, run_program, tmp_path):
+    """Stage 1 needs no instruction, but it must know what a gap in seconds is."""
+    changes = bare_dataset("language_instruction")
+    with pytest.raises(errors.UserError, match="bare: how many steps a second is not known; give data.rate"):
+        run_program("train_laq", tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+    run_program("train_laq", tmp_path / "run", **changes, **{"data.rate": 10.0})
+    assert checkpoints.resolve(tmp_path / "run").name == "4"
 
 
 def test_a_folder_of_another_config_is_left_as_it_is(run_program, laq_run, tabletop_dataset):
     before = contents(laq_run)
-    for change in ({"seed": 1}, {"model.backbone_args.width": 16}, {"data.gap": 3}):
+    for change in ({"seed": 1}, {"model.backbone_args.width": 16}, {"data.gap": 0.3}):
         ((key, value),) = change.items()
         with pytest.raises(errors.UserError, match=f"another config .*{key}: .* there, {value} now"):
             run_program("train_laq", laq_run, **{"data.directory": str(tabletop_dataset)} | change)

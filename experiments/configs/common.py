@@ -26,6 +26,26 @@ def get_common() -> ConfigDict:
     return config
 
 
+def get_data() -> ConfigDict:
+    """Keys of the data, the same for all stages that read a dataset."""
+    data = ConfigDict()
+    data.directory = "datasets"  # RLDS, LeRobot, Something-Something V2, videos or folders of frames
+    data.mixture = placeholder(str)  # a name of docs/datasets.md, or FOLDER=WEIGHT,... below data.directory
+    data.balance = True  # weights count for each example of a dataset, not for the dataset as a whole
+    data.name = placeholder(str)  # entry of the table; None: the dataset's own name
+    data.rate = placeholder(float)  # steps a second, where the dataset does not say
+    data.image_key = placeholder(str)  # image_primary|image_secondary|image_wrist or its own; None: the first
+    data.image_size = 256  # pixels
+    data.decode_once = False  # keep decoded frames in memory (small images only)
+    data.on_damage = "fail"  # or "skip": leave damaged records and videos out, and say so
+    data.cache = placeholder(str)  # folder of indices and decoded videos; None: ~/.cache/lapa_jax
+    data.clips = dict(rate=10.0, size=256, quality=95)  # of human video: frames a second, pixels, JPEG quality
+    data.augment = dict(crop=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # see data/augment.py
+    data.num_threads = 2  # that read ahead
+    data.num_workers = 0  # processes that read ahead; 0: threads of this one
+    return data
+
+
 def resize(config: ConfigDict, size: str, sizes: dict[str, dict[str, Any]]) -> ConfigDict:
     """`config` with the overrides of a named size merged in."""
     if size not in sizes:

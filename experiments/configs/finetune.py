@@ -22,14 +22,10 @@ def get_config(size: str = "base") -> ConfigDict:
         clip_norm=1.0,
     )
     config.frozen = ""  # regular expression: pretrained parameters that keep their values (not from scratch)
-    config.data = dict(
-        directory="datasets",  # a TFDS folder, or a parent of exactly one
-        image_key=placeholder(str),  # observation image; None: the first by name
-        split="labelled",
-        episodes=100,  # the first so many are trained on, the others are held out
-        normalisation="quantile",  # or "gaussian"
-        decode_once=False,  # keep decoded frames in memory (small images only)
-    )
+    config.data = common.get_data()
+    config.data.split = "labelled"
+    config.data.episodes = 100  # the first so many are trained on, the others are held out
+    config.data.normalisation = "quantile"  # or "gaussian"
     if size != "base":
         config.update(
             num_steps=600, batch_size=64, head=dict(horizon=4, width=128), frozen="^planner/",

@@ -31,17 +31,12 @@ def get_config(size: str = "base") -> ConfigDict:
     config.optimizer = dict(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0, clip_norm=1.0
     )
-    config.data = dict(
-        directory="datasets",  # a TFDS folder, or a parent of exactly one
-        image_key=placeholder(str),  # observation image; None: the first by name
-        latents=placeholder(str),  # folder of a label_latents run
-        train_split="train",
-        val_split="val",
-        image_size=256,  # pixels
-        text_length=32,  # tokens an instruction may have
-        blank_instruction_rate=0.1,  # so that the model without instruction is trained, not out of its depth
-        decode_once=False,  # keep decoded frames in memory (small images only)
-    )
+    config.data = common.get_data()
+    config.data.latents = placeholder(str)  # folder of a label_latents run
+    config.data.train_split = "train"
+    config.data.val_split = "val"
+    config.data.text_length = 32  # tokens an instruction may have
+    config.data.blank_instruction_rate = 0.1  # so that an image alone is not out of its depth
     config.evaluation = dict(steps=2000)  # held-out steps at the end
     if size != "base":
         del config.model.image_stem

@@ -42,15 +42,12 @@ def get_config(size: str = "base") -> ConfigDict:
         learning_rate=1e-4, end_learning_rate=1e-4, warmup_steps=0, b1=0.9, b2=0.99,
         weight_decay=0.0, clip_norm=0.5,
     )
-    config.data = dict(
-        directory="datasets",  # a TFDS folder, or a parent of exactly one
-        image_key=placeholder(str),  # observation image; None: the first by name
-        train_split="train",
-        val_split="val",
-        gap=3,  # steps between the two frames: 0.6 s at Bridge's 5 Hz
-        image_size=256,  # pixels
-        decode_once=False,  # keep decoded frames in memory (small images only)
-    )
+    config.data = common.get_data()
+    config.data.train_split = "train"
+    config.data.val_split = "val"
+    config.data.gap = 0.6  # seconds between the two frames
+    config.data.longest_gap = placeholder(float)  # seconds: gaps are drawn between the two; None: always gap
+    config.data.past_end = "exclude"  # pairs past the end of an episode; "repeat": its last frame, as official
     config.evaluation = dict(pairs=2000)  # held-out pairs at the end
     small = dict(
         model={**CONV, "num_codes": 8, "code_dim": 32},
@@ -59,7 +56,7 @@ def get_config(size: str = "base") -> ConfigDict:
             learning_rate=2e-3, end_learning_rate=1e-4, warmup_steps=50, b2=0.99,
             weight_decay=1e-4, clip_norm=1.0,
         ),
-        data=dict(gap=4, image_size=64, decode_once=True),
+        data=dict(gap=0.4, image_size=64, decode_once=True),
     )
     if size != "base":
         del config.model.backbone_args

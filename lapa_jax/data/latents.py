@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data import rlds
+from lapa_jax.data import episodes as episodes_lib
 
 _DONE, _UNFINISHED = "latents.json", "unfinished.json"
 # (frame uint8[B, H, W, 3], next_frame uint8[B, H, W, 3]) -> int[B, N]
@@ -28,9 +28,10 @@ class Provenance:
     """What the codes were made from; a folder holds codes of one provenance only.
 
     Attributes:
-        checkpoint: of the LAQ, for instance its path, step and hash.
+        checkpoint: of the LAQ: its path, step and the hash of its config.
         dataset: fingerprint of the episodes.
         gap: steps between the two frames of a pair.
+        gap_seconds: the same in seconds.
         code_length: codes a pair, N.
         num_codes: codes are 0..num_codes-1.
     """
@@ -38,6 +39,7 @@ class Provenance:
     checkpoint: Mapping[str, Any]
     dataset: str
     gap: int
+    gap_seconds: float
     code_length: int
     num_codes: int
 
@@ -69,9 +71,15 @@ class Latents:
         return self._codes[episode]
 
 
+def folder(root: str | Path, split: str, mixture: episodes_lib.Mixture, member: int) -> Path:
+    """Where the latents of a member of a mixture are: a dataset alone has the split's folder to itself."""
+    place = Path(root) / split
+    return place if len(mixture.members) == 1 else place / f"{member}-{mixture.members[member].name}"
+
+
 def write_latents(
     directory: str | Path,
-    episodes: rlds.Episodes,
+    episodes: episodes_lib.Episodes,
     label: Label,
     provenance: Provenance,
     *,
@@ -109,7 +117,7 @@ def write_latents(
     return root
 
 
-def open_latents(directory: str | Path, episodes: rlds.Episodes) -> Latents:
+def open_latents(directory: str | Path, episodes: episodes_lib.Episodes) -> Latents:
     """Reads the codes of `episodes`.
 
     Raises:
@@ -157,11 +165,11 @@ def _begin(root: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _label_shard(
-    episodes: rlds.Episodes, chosen: range, label: Label, provenance: Provenance,
+    episodes: episodes_lib.Episodes, chosen: range, label: Label, provenance: Provenance,
     batch_size: int, image_size: int | None,
 ) -> list[np.ndarray]:
     gap = provenance.gap
-    counts = [max(len(episodes.frames[e]) - gap, 0) for e in chosen]
+    counts = [max(int(episodes.lengths[e]) - gap, 0) for e in chosen]
     pairs = [(e, t) for e, count in zip(chosen, counts, strict=True) for t in range(count)]
     codes = [np.zeros((0, provenance.code_length), np.int32)]
     for start in range(0, len(pairs), batch_size):

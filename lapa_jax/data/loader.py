@@ -1,25 +1,30 @@
 """Three named streams of batches, each a pure function of (seed, batch number).
 
-There is no shuffle buffer: indices are shuffled and frames decoded on demand, so that memory is
-flat, a resumed stream continues exactly, and any number of processes sees the same global batches.
+There is no shuffle buffer: indices are shuffled and frames read on demand, so that memory is flat, a
+resumed stream continues exactly, and any number of processes and workers sees the same global batches.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from lapa_jax import errors
+from lapa_jax.data import augment as augment_lib
+from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data import gaps, mixtures, prompts, transforms
 from lapa_jax.data import latents as latents_lib
-from lapa_jax.data import prompts, rlds, transforms
 from lapa_jax.data import statistics as statistics_lib
 
 Batch = dict[str, np.ndarray]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
 _Example = Callable[[tuple[int, int], np.random.Generator], Batch]
+_OFF = augment_lib.Augment()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Order:
         process_index: this process, 0 <= process_index < process_count.
         process_count: the local batches of all processes together are the global batch.
         num_threads: that read ahead; 0 reads when asked.
+        num_workers: processes that read ahead, each with `num_threads`; 0 reads in this one.
     """
 
     batch_size: int
@@ -44,6 +50,7 @@ class Order:
     process_index: int = 0
     process_count: int = 1
     num_threads: int = 2
+    num_workers: int = 0
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % self.process_count:
@@ -52,8 +59,10 @@ class Order:
                 "processes; choose a positive multiple"
             )
         if not 0 <= self.process_index < self.process_count:
+            raise errors.UserError(f"process_index {self.process_index} is outside 0..{self.process_count - 1}")
+        if self.num_threads < 0 or self.num_workers < 0:
             raise errors.UserError(
-                f"process_index {self.process_index} is outside 0..{self.process_count - 1}"
+                f"{self.num_threads} threads and {self.num_workers} workers; neither can be less than 0"
             )
 
     @property
@@ -61,37 +70,59 @@ class Order:
         return self.batch_size // self.process_count
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The examples of one dataset.
+
+    Attributes:
+        index: number -> (episode, step).
+        example: (episode, step), generator -> arrays of one example.
+        name: of the dataset and of all choices that its examples hang on.
+        weight: see `mixtures.probabilities`.
+    """
+
+    index: transforms.StepIndex
+    example: _Example
+    name: str
+    weight: float = 1.0
+
+
 class Stream:
     """An iterator of batches whose position can be saved and restored.
 
     Attributes:
         spec: name -> (shape, dtype) of a full local batch.
-        num_examples: examples in one epoch, over all processes.
+        num_examples: examples in one epoch, over all processes and datasets.
     """
 
-    def __init__(self, index: transforms.StepIndex, example: _Example, order: Order, name: str):
-        self.num_examples = len(index)
+    def __init__(self, parts: Sequence[Part], order: Order, balance: bool = True):
+        self.num_examples = sum(len(part.index) for part in parts)
+        self._order, self._taken, self._iterator = order, 0, None
         self._identity = {
-            "batch_size": order.batch_size, "seed": order.seed, "shuffle": order.shuffle,
-            "stream": name,
+            "batch_size": order.batch_size,
+            "seed": order.seed,
+            "shuffle": order.shuffle,
+            "stream": _joined(parts, balance),
         }
-        first = example(index[0], np.random.default_rng(0))
-        rows = order.local_batch_size
-        self.spec: Spec = {k: ((rows, *v.shape), v.dtype) for k, v in first.items()}
-        self._iterator = iter(_pipeline(index, example, order))
+        self.spec = _spec(parts, order.local_batch_size)
+        self._dataset = _pipeline(parts, order, balance)
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        if self._iterator is None:
+            self._iterator = _read_ahead(self._dataset[self._taken :], self._order)
+        batch = next(self._iterator)
+        self._taken += 1
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch taken, as values that JSON can hold."""
-        return {"position": self._iterator.get_state(), **self._identity}
+        return {"batches": self._taken, **self._identity}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues after the batch at which `state` was taken, with any number of processes.
+        """Continues after the batch at which `state` was taken, with any number of processes and workers.
 
         Raises:
             UserError: the state is of another stream: other data, seed or batch size.
@@ -102,124 +133,215 @@ class Stream:
                     f"cannot resume the data: {name} was {state.get(name)!r} and is now {value!r};"
                     " use the old value or start a new run"
                 )
-        self._iterator.set_state(state["position"])
+        if not isinstance(state.get("batches"), int):
+            raise errors.UserError("cannot resume the data: the state has no position; start a new run")
+        self._taken, self._iterator = int(state["batches"]), None
 
 
 def frame_pairs(
-    episodes: rlds.Episodes, gap: int, batch_size: int, seed: int = 0,
-    image_size: int | None = None, **order: Any,
+    episodes: episodes_lib.Episodes | episodes_lib.Mixture,
+    gap: gaps.Gap,
+    batch_size: int,
+    seed: int = 0,
+    image_size: int | None = None,
+    augment: augment_lib.Augment = _OFF,
+    **order: Any,
 ) -> Stream:
-    """Pairs of frames `gap` steps apart: frame, next_frame uint8[B, H, W, 3].
+    """Pairs of frames `gap` apart: frame, next_frame uint8[B, H, W, 3].
 
-    `order` takes the other fields of `Order`. Raises UserError when no episode is longer than
-    `gap`.
+    Both frames of a pair are augmented alike. `order` takes the other fields of `Order`. Raises UserError
+    when no episode is longer than the gap.
     """
-    index = _pairs(episodes, gap)
 
-    def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
-        del rng
-        episode, t = at
-        return {
-            "frame": episodes.frame(episode, t, image_size),
-            "next_frame": episodes.frame(episode, t + gap, image_size),
-        }
+    def part(members: episodes_lib.Episodes, weight: float) -> Part:
+        steps = gap.steps(members)
 
-    name = _name("frame_pairs", episodes, gap, image_size)
-    return Stream(index, example, Order(batch_size, seed, **order), name)
+        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
+            episode, t = at
+            later = steps.later(t, int(members.lengths[episode]), rng)
+            change = augment.draw(rng)
+            return {
+                "frame": change(members.frame(episode, t, image_size)),
+                "next_frame": change(members.frame(episode, later, image_size)),
+            }
+
+        return Part(steps.index(members), example, _name("pairs", members, steps, image_size, augment), weight)
+
+    return _stream(part, episodes, Order(batch_size, seed, **order))
 
 
 def latent_stream(
-    episodes: rlds.Episodes, latents: latents_lib.Latents, tokenizer: prompts.Tokenizer,
-    batch_size: int, seed: int = 0, image_size: int | None = None,
-    blank_instruction_rate: float = 0.0, **order: Any,
+    episodes: episodes_lib.Episodes | episodes_lib.Mixture,
+    latents: latents_lib.Latents | Sequence[latents_lib.Latents],
+    tokenizer: prompts.Tokenizer,
+    batch_size: int,
+    seed: int = 0,
+    image_size: int | None = None,
+    blank_instruction_rate: float = 0.0,
+    augment: augment_lib.Augment = _OFF,
+    **order: Any,
 ) -> Stream:
     """Frames with their latent action: image uint8[B, H, W, 3], text int32[B, L],
     latents int32[B, N].
 
-    Each example has its instruction replaced by the empty one with probability
-    `blank_instruction_rate`. `order` takes the other fields of `Order`.
+    A mixture takes one `latents` a member, all of the same code length. Each example has its instruction
+    replaced by the empty one with probability `blank_instruction_rate`. `order` takes the other fields of
+    `Order`.
     """
     if not 0 <= blank_instruction_rate <= 1:
+        raise errors.UserError(f"blank_instruction_rate {blank_instruction_rate} is not a probability; use 0..1")
+    blank, labels = tokenizer.encode_blank(), _one_each(latents, episodes, "latents")
+    if len({(found.code_length, found.num_codes) for found in labels}) > 1:
         raise errors.UserError(
-            f"blank_instruction_rate {blank_instruction_rate} is not a probability; use 0..1"
+            "the latent actions of the datasets are of different quantizers; label them with one"
         )
-    index, text = _pairs(episodes, latents.gap), _encode_all(episodes, tokenizer)
-    blank = tokenizer.encode_blank()
 
-    def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
-        episode, t = at
-        return {
-            "image": episodes.frame(episode, t, image_size),
-            "text": blank if rng.random() < blank_instruction_rate else text[episode],
-            "latents": latents.codes(episode)[t],
-        }
+    def part(members: episodes_lib.Episodes, weight: float, codes: latents_lib.Latents) -> Part:
+        text = _encode_all(members, tokenizer)
 
-    name = _name("latents", episodes, latents.gap, image_size, blank_instruction_rate)
-    return Stream(index, example, Order(batch_size, seed, **order), name)
+        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
+            episode, t = at
+            encoded = blank if rng.random() < blank_instruction_rate else text(episode)
+            change = augment.draw(rng)
+            image = change(members.frame(episode, t, image_size))
+            return {"image": image, "text": encoded, "latents": codes.codes(episode)[t]}
+
+        index = gaps.Steps(codes.gap, codes.gap).index(members)
+        name = _name("latents", members, codes.gap, image_size, blank_instruction_rate, augment)
+        return Part(index, example, name, weight)
+
+    return _stream(part, episodes, Order(batch_size, seed, **order), labels)
 
 
 def action_stream(
-    episodes: rlds.Episodes, tokenizer: prompts.Tokenizer, statistics: statistics_lib.Statistics,
-    horizon: int, batch_size: int, seed: int = 0, image_size: int | None = None, **order: Any,
+    episodes: episodes_lib.Episodes | episodes_lib.Mixture,
+    tokenizer: prompts.Tokenizer,
+    statistics: statistics_lib.Statistics | Sequence[statistics_lib.Statistics],
+    horizon: int,
+    batch_size: int,
+    seed: int = 0,
+    image_size: int | None = None,
+    window: int = 1,
+    augment: augment_lib.Augment = _OFF,
+    **order: Any,
 ) -> Stream:
     """Frames with the actions that follow: image uint8[B, H, W, 3], text int32[B, L],
     actions float32[B, horizon, A] normalised, action_mask bool[B, horizon].
 
-    Past the end of an episode its last action repeats and the mask is False. `order` takes the
+    Past the end of an episode its last action repeats and the mask is False. With window > 1 the image is
+    uint8[B, window, H, W, 3], the last one now, with window_mask bool[B, window]; before the first step
+    that one repeats and the mask is False. A mixture takes one `statistics` a member. `order` takes the
     other fields of `Order`. Raises UserError for the video view, which has no actions.
     """
     if horizon < 1:
         raise errors.UserError(f"horizon {horizon} holds no action; use 1 or more")
-    actions = [statistics.normalise(trajectory) for trajectory in episodes["action"]]
-    index, text = transforms.StepIndex(episodes.lengths), _encode_all(episodes, tokenizer)
+    if window < 1:
+        raise errors.UserError(f"window {window} holds no frame; use 1 or more")
 
-    def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
-        del rng
-        episode, t = at
-        chunk, mask = transforms.chunk(actions[episode], t, horizon)
-        image = episodes.frame(episode, t, image_size)
-        return {"image": image, "text": text[episode], "actions": chunk, "action_mask": mask}
+    def part(members: episodes_lib.Episodes, weight: float, stats: statistics_lib.Statistics) -> Part:
+        actions, text = members["action"], _encode_all(members, tokenizer)
 
-    name = _name("actions", episodes, horizon, image_size)
-    return Stream(index, example, Order(batch_size, seed, **order), name)
+        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
+            episode, t = at
+            chunk, mask = transforms.chunk(stats.normalise(actions[episode]), t, horizon)
+            steps, seen = transforms.window(t, window)
+            change = augment.draw(rng)
+            frames = [change(members.frame(episode, int(step), image_size)) for step in steps]
+            past = {"image": np.stack(frames), "window_mask": seen} if window > 1 else {"image": frames[0]}
+            return {**past, "text": text(episode), "actions": chunk, "action_mask": mask}
+
+        name = _name("actions", members, horizon, image_size, window, augment)
+        return Part(transforms.StepIndex(members.lengths), example, name, weight)
+
+    return _stream(part, episodes, Order(batch_size, seed, **order), _one_each(statistics, episodes, "statistics"))
 
 
-def _pairs(episodes: rlds.Episodes, gap: int) -> transforms.StepIndex:
-    index = transforms.StepIndex(episodes.lengths, gap)
-    if gap < 1:
-        raise errors.UserError(f"gap {gap} pairs a frame with itself or its past; use 1 or more")
-    if not len(index):
+def _stream(
+    part: Callable[..., Part], episodes: episodes_lib.Episodes | episodes_lib.Mixture, order: Order, *more: Sequence
+) -> Stream:
+    mixture = episodes_lib.as_mixture(episodes)
+    rows = zip(mixture.members, mixture.weights, *more, strict=True)
+    return Stream([part(*row) for row in rows], order, mixture.balance)
+
+
+def _one_each(found: Any, episodes: episodes_lib.Episodes | episodes_lib.Mixture, what: str) -> Sequence[Any]:
+    found = list(found) if isinstance(found, Sequence) else [found]
+    members = len(episodes_lib.as_mixture(episodes).members)
+    if len(found) != members:
+        raise errors.UserError(f"{len(found)} {what} for {members} datasets; give one for each")
+    return found
+
+
+def _encode_all(episodes: episodes_lib.Episodes, tokenizer: prompts.Tokenizer) -> Callable[[int], np.ndarray]:
+    """episode -> its instruction as tokens; each text is encoded once."""
+    if not any(episodes.instructions):
         raise errors.UserError(
-            f"no episode is longer than the gap of {gap} steps (the longest has "
-            f"{int(episodes.lengths.max())}); use a smaller gap"
+            f"{episodes.name} has no instruction in any episode; name its key in the table (docs/datasets.md)"
         )
-    return index
-
-
-def _encode_all(episodes: rlds.Episodes, tokenizer: prompts.Tokenizer) -> list[np.ndarray]:
     encoded = {text: tokenizer.encode(text) for text in set(episodes.instructions)}
-    return [encoded[text] for text in episodes.instructions]
+    return lambda episode: encoded[episodes.instructions[episode]]
 
 
-def _name(kind: str, episodes: rlds.Episodes, *choices: Any) -> str:
+def _name(kind: str, episodes: episodes_lib.Episodes, *choices: Any) -> str:
     identity = repr((kind, episodes.fingerprint, choices))
     return f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def _pipeline(
-    index: transforms.StepIndex, example: _Example, order: Order
-) -> grain.IterDataset[Batch]:
-    dataset = grain.MapDataset.source(index).seed(order.seed)
+def _joined(parts: Sequence[Part], balance: bool) -> str:
+    if len(parts) == 1:
+        return parts[0].name
+    identity = repr((balance, [(part.name, part.weight) for part in parts]))
+    return f"mixture-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _spec(parts: Sequence[Part], rows: int) -> Spec:
+    """Shapes of a batch, from the first example of each dataset; they must agree."""
+    specs = []
+    for part in parts:
+        first = part.example(part.index[0], np.random.default_rng(0))
+        specs.append({k: ((rows, *v.shape), v.dtype) for k, v in first.items()})
+        if specs[-1] != specs[0]:
+            different = next(k for k in specs[0] if specs[-1].get(k) != specs[0][k])
+            raise errors.UserError(
+                f"the datasets of a mixture differ in {different}: {specs[0][different][0][1:]} and "
+                f"{specs[-1].get(different, ((0,),))[0][1:]}; set data.image_size, or mix datasets of one kind"
+            )
+    return specs[0]
+
+
+def _pipeline(parts: Sequence[Part], order: Order, balance: bool) -> grain.MapDataset[Batch]:
+    """Batch number -> local batch."""
+    if len(parts) > 1 and not order.repeat:
+        raise errors.UserError("one epoch of a mixture is not defined; read its datasets one by one")
+    datasets = [_shuffled(part, order, alone=len(parts) == 1) for part in parts]
+    if len(parts) > 1:
+        sizes = [len(part.index) for part in parts]
+        weights = mixtures.probabilities([part.weight for part in parts], sizes, balance)
+        dataset = grain.MapDataset.mix(datasets, weights.tolist())
+    else:
+        dataset = datasets[0]
+    if order.process_count > 1:
+        dataset = dataset[order.process_index :: order.process_count]
+    return dataset.batch(order.local_batch_size, drop_remainder=order.repeat)
+
+
+def _shuffled(part: Part, order: Order, alone: bool) -> grain.MapDataset[Batch]:
+    seed = order.seed if alone else zlib.crc32(f"{order.seed} {part.name}".encode())
+    dataset = grain.MapDataset.source(part.index).seed(seed)
     if order.shuffle:
         dataset = dataset.shuffle()
     if order.repeat:
         dataset = dataset.repeat()
-    # Random choices are made before the split over processes: they hang on the global position.
-    dataset = dataset.random_map(example)
-    if order.process_count > 1:
-        dataset = dataset[order.process_index :: order.process_count]
-    dataset = dataset.batch(order.local_batch_size, drop_remainder=order.repeat)
+    # Random choices are made before the split over processes: they hang on the position in the dataset.
+    return dataset.random_map(part.example)
+
+
+def _read_ahead(dataset: grain.MapDataset[Batch], order: Order) -> Any:
     ahead = 2 * order.num_threads
-    return dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=order.num_threads, prefetch_buffer_size=ahead)
-    )
+    options = grain.ReadOptions(num_threads=order.num_threads, prefetch_buffer_size=ahead)
+    batches = dataset.to_iter_dataset(options)
+    if order.num_workers:
+        if not flags.FLAGS.is_parsed():  # grain's workers read absl flags
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=order.num_workers))
+    return iter(batches)

@@ -1,293 +1,332 @@
-"""RLDS datasets as random-access episodes. The only file that imports TFDS.
+"""RLDS datasets as published: a TFDS folder, opened by its own feature spec and indexed once.
 
-Reads ArrayRecord and TFRecord without TensorFlow. Frames stay encoded until they are asked for,
-so memory is the compressed size of the split.
+Neither TensorFlow nor TFDS is needed. TFRecord is read from local paths and from any URL that fsspec
+knows, ArrayRecord from local paths.
 """
 
 import dataclasses
-import hashlib
+import json
 import logging
-import struct
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data import transforms
+from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data import features, index, recordings, schema, standard, storage
 
+Episodes = episodes_lib.Episodes
 _VIEWS = ("video", "robot")
-_STEP_ARRAYS = ("action", "reward")
+_HELD_OUT = ("val", "validation", "test")
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Episodes:
-    """The episodes of one split, in stored order.
+class Dataset:
+    """A TFDS folder.
 
     Attributes:
-        fingerprint: hash of everything held here, and of the view.
-        view: "video" (frames and instructions only) or "robot" (arrays as well).
-        image_shape: (H, W, C) as stored.
-        instructions: one string per episode.
-        arrays: name -> one float32[T, ...] per episode; empty in the video view.
-        frames: per episode, T encoded images, or uint8[T, H, W, 3] after `decoded`.
+        directory: the version's folder.
+        name: as dataset_info.json has it.
+        file_format: "tfrecord" or "array_record".
+        splits: name -> (file name template, records of each shard).
+        columns: what a record holds.
+        about: what our own writers say of it (lapa.json); empty for others'.
     """
 
-    fingerprint: str
-    view: str
-    image_shape: tuple[int, int, int]
-    instructions: tuple[str, ...]
-    arrays: Mapping[str, tuple[np.ndarray, ...]]
-    frames: tuple[tuple[bytes, ...] | np.ndarray, ...] = dataclasses.field(repr=False)
+    directory: str
+    name: str
+    file_format: str
+    splits: Mapping[str, tuple[str, tuple[int, ...]]]
+    columns: tuple[schema.Column, ...]
+    about: Mapping[str, Any]
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, name: str) -> tuple[np.ndarray, ...]:
-        """The array called `name`, one float32[T, ...] per episode.
+    def shards(self, split: str) -> tuple[str, ...]:
+        """Paths of the shards of a split.
 
         Raises:
-            UserError: the view has no such array.
+            UserError: no such split, or an empty one.
         """
-        if name in self.arrays:
-            return self.arrays[name]
-        if self.view == "video":
+        if split not in self.splits:
             raise errors.UserError(
-                f"the video view has no {name!r}: it holds images and instructions only; "
-                "open the episodes with view='robot'"
+                f"no split {split!r} in {self.directory}; it has: {', '.join(sorted(self.splits))}"
             )
-        raise errors.UserError(f"no array {name!r} in the robot view; it has {sorted(self.arrays)}")
+        template, lengths = self.splits[split]
+        if not sum(lengths):
+            raise errors.UserError(f"split {split!r} of {self.directory} is empty; build it with more episodes")
+        count, names = len(lengths), []
+        for i in range(count):
+            values = {
+                "DATASET": self.name,
+                "SPLIT": split,
+                "FILEFORMAT": self.file_format,
+                "SHARD_INDEX": f"{i:05d}",
+                "NUM_SHARDS": f"{count:05d}",
+                "SHARD_X_OF_Y": f"{i:05d}-of-{count:05d}",
+            }
+            try:
+                names.append(template.format(**values))
+            except (KeyError, IndexError, ValueError) as error:
+                raise errors.UserError(
+                    f"{self.directory}: file name template {template!r} has an unknown part"
+                ) from error
+        return tuple(storage.join(self.directory, name) for name in names)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """int64[E]: steps per episode."""
-        return np.array([len(frames) for frames in self.frames], dtype=np.int64)
-
-    @property
-    def num_frames(self) -> int:
-        return int(self.lengths.sum())
-
-    def frame(self, episode: int, step: int, image_size: int | None = None) -> np.ndarray:
-        """uint8[H, W, 3], resized to `image_size` x `image_size` when that is given."""
-        stored = self.frames[episode][step]
-        if isinstance(stored, bytes):
-            return transforms.decode_image(stored, image_size)
-        return transforms.resize(stored, image_size)
-
-    def instruction(self, episode: int) -> str:
-        return self.instructions[episode]
-
-    def divided(self, count: int) -> tuple["Episodes", "Episodes"]:
-        """The first `count` episodes, and the others.
-
-        Raises:
-            UserError: there are not more than `count`, so that nothing would be left to hold out.
-        """
-        if not 0 < count < len(self):
-            raise errors.UserError(
-                f"{count} episodes to train on and some to hold out do not fit {len(self)}; "
-                "set data.episodes to less, or build the split with more"
-            )
-        return self._part(slice(0, count)), self._part(slice(count, None))
-
-    def _part(self, rows: slice) -> "Episodes":
-        return dataclasses.replace(
-            self,
-            fingerprint=f"{self.fingerprint}[{rows.start}:{rows.stop}]",
-            instructions=self.instructions[rows],
-            arrays={name: array[rows] for name, array in self.arrays.items()},
-            frames=self.frames[rows],
-        )
-
-    def decoded(self, image_size: int | None = None) -> "Episodes":
-        """The same episodes with every frame decoded once: H * W * 3 bytes a frame, no waiting.
-
-        Worth it for small images only: 10,000 frames of 64 px are 123 MB.
-        """
-        steps = [range(len(frames)) for frames in self.frames]
-        frames = tuple(
-            np.stack([self.frame(e, t, image_size) for t in steps[e]]) for e in range(len(self))
-        )
-        for array in frames:
-            array.setflags(write=False)
-        return dataclasses.replace(self, frames=frames)
+    def of_kind(self, *kinds: str) -> dict[str, schema.Column]:
+        """The columns of these kinds, by name."""
+        return {column.name: column for column in self.columns if column.kind in kinds}
 
 
-def open_episodes(
-    directory: str | Path,
-    split: str,
-    view: Literal["video", "robot"] = "video",
-    image_key: str | None = None,
-) -> Episodes:
-    """Reads the split once and keeps frames encoded.
-
-    Args:
-        directory: a TFDS version folder, or any parent with exactly one dataset below it.
-        split: a split name; whole splits only.
-        view: "video" keeps images and instructions and reads nothing else from the records;
-            "robot" adds `action` float32[T, A], `reward` float32[T] and every non-image
-            observation under its own name (`effector_translation` also as `effector`).
-        image_key: which observation image; None takes the first by name.
+def open_dataset(directory: str | pathlib.Path) -> Dataset:
+    """Reads features.json and dataset_info.json of the one dataset at or below `directory`.
 
     Raises:
-        UserError: no dataset, split, image or instruction by that name.
+        UserError: none or several there, or files that TFDS did not write.
     """
-    if view not in _VIEWS:
-        raise errors.UserError(f"no view {view!r}; choose 'video' or 'robot'")
-    builder = tfds.builder_from_directory(find_dataset(directory))
-    info = _split_info(builder, split)
-    features = builder.info.features["steps"].feature
-    image_key = _image_key(features, image_key, builder.data_dir)
-    reader = _StepReader(features, image_key, view)
-    episodes = [reader.read(record) for record in _records(info.filepaths, _file_format(builder))]
-    num_bytes = sum(len(frame) for episode in episodes for frame in episode["frames"])
-    logging.info(
-        "%s, split %s: %d episodes, %.1f MB of encoded frames in memory",
-        builder.data_dir, split, len(episodes), num_bytes / 1e6,
-    )
-    return Episodes(
-        fingerprint=_fingerprint(episodes, image_key, view),
-        view=view,
-        image_shape=tuple(features["observation"][image_key].shape),
-        instructions=tuple(episode["instruction"] for episode in episodes),
-        arrays={k: tuple(episode["arrays"][k] for episode in episodes) for k in reader.arrays},
-        frames=tuple(episode["frames"] for episode in episodes),
-    )
+    folder = find_dataset(directory)
+    tree = features.read(storage.read_text(storage.join(folder, "features.json")), folder)
+    info_path, own = storage.join(folder, "dataset_info.json"), storage.join(folder, "lapa.json")
+    try:
+        info = json.loads(storage.read_text(info_path))
+        splits = {
+            split["name"]: (
+                split.get("filepathTemplate") or _TEMPLATE,
+                tuple(int(n) for n in split["shardLengths"]),
+            )
+            for split in info.get("splits", ())
+        }
+        name, file_format = info["name"], info.get("fileFormat") or "tfrecord"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.UserError(f"{info_path} is not what TFDS writes ({error!r:.120})") from error
+    about = json.loads(storage.read_text(own)) if storage.exists(own) else {}
+    return Dataset(folder, name, file_format, splits, schema.columns(tree), about)
 
 
-def find_dataset(directory: str | Path) -> Path:
-    """The one TFDS version folder at or below `directory`."""
-    root = Path(directory).expanduser()
-    found = sorted(
-        path.parent
-        for path in root.rglob("features.json")
-        if (path.parent / "dataset_info.json").exists()
+def find_dataset(directory: str | pathlib.Path) -> str:
+    """The one TFDS version folder at or below `directory`.
+
+    Raises:
+        UserError: none or several there.
+    """
+    root = str(directory)
+    found = [
+        path
+        for path in storage.find(root, "features.json")
+        if storage.exists(storage.join(path, "dataset_info.json"))
         # What a killed TFDS build leaves behind.
-        and not any(part.startswith("incomplete.") for part in path.relative_to(root).parts)
-    )
+        and not any(part.startswith("incomplete.") for part in pathlib.PurePath(path[len(root) :]).parts)
+    ]
     if not found:
         raise errors.UserError(
-            f"no dataset at {root}: build one with "
-            f"`python data/tabletop/build.py --out={root}` or give the folder of an RLDS dataset"
+            f"no dataset at {root}: build one with `python data/tabletop/build.py --out={root}` or give the "
+            "folder of an RLDS dataset, a LeRobot dataset or videos"
         )
     if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
-        raise errors.UserError(f"{len(found)} datasets below {root}; give one of: {names}")
+        raise errors.UserError(f"{len(found)} datasets below {root}; give one of: {', '.join(found)}")
     return found[0]
 
 
-def _split_info(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    splits = builder.info.splits
-    if split not in splits:
-        raise errors.UserError(
-            f"no split {split!r} in {builder.data_dir}; it has: {', '.join(sorted(splits))}"
-        )
-    if splits[split].num_examples == 0:
-        raise errors.UserError(
-            f"split {split!r} of {builder.data_dir} is empty; build it with more episodes"
-        )
-    return splits[split]
+def open_index(
+    dataset: Dataset,
+    split: str,
+    cache: str | None = None,
+    on_damage: str = "fail",
+    workers: int | None = None,
+    progress: bool = True,
+) -> index.Index:
+    """The sidecar index of a split; see `index.open_index`."""
+    plan = index.Plan(
+        f"{dataset.name}-{split}".replace("/", "_"),
+        dataset.shards(split),
+        dataset.file_format,
+        dataset.columns,
+        on_damage,
+        dataset.splits[split][1],
+    )
+    return index.open_index(plan, storage.cache_folder(cache), workers, progress)
 
 
-def _image_key(features: Any, image_key: str | None, where: str) -> str:
-    if "language_instruction" not in features:
+def open_episodes(
+    directory: str | pathlib.Path,
+    split: str,
+    view: Literal["video", "robot"] = "video",
+    image_key: str | None = None,
+    *,
+    name: str | None = None,
+    rate: float | None = None,
+    cache: str | None = None,
+    on_damage: Literal["fail", "skip"] = "fail",
+    hold_out: bool = True,
+) -> Episodes:
+    """Episodes of a split under the standard names; the first call indexes its shards.
+
+    Args:
+        directory: a TFDS version folder, or any parent with exactly one dataset below it.
+        split: a split name; see `split_of` for "train" and "val".
+        view: "video" shows images and instructions and opens nothing else; "robot" adds `action` and
+            `proprio` float32[T, D], and every stored number under its own name without `observation/`.
+        image_key: "image_primary", "image_secondary", "image_wrist" or the dataset's own key; None is the
+            first of these that there is.
+        name: which entry of the table to use; None is the dataset's own name.
+        rate: steps a second, for a dataset whose rate the table does not know.
+        cache: where the index is kept; None is LAPA_JAX_CACHE or ~/.cache/lapa_jax.
+        on_damage: what a damaged record does: stop, or be left out with a warning at each opening.
+        hold_out: whether "val" may be a part of "train"; False takes splits as they are stored.
+
+    Raises:
+        UserError: no dataset, split or image by that name, or data that is not as the table says.
+    """
+    if view not in _VIEWS:
+        raise errors.UserError(f"no view {view!r}; choose 'video' or 'robot'")
+    dataset = open_dataset(directory)
+    entry = entry_of(dataset, name, view)
+    images = _images(dataset, entry)
+    camera = _camera(dataset, images, image_key)
+    source, part = split_of(dataset, split) if hold_out else (split, None)
+    stored = open_index(dataset, source, cache, on_damage)
+    episodes = _view(dataset, entry, stored, view, images, camera, entry.rate if entry.rate is not None else rate)
+    if part is None:
+        return episodes
+    rows = recordings.of_split([str(e) for e in range(len(episodes))], part)
+    if not rows:
         raise errors.UserError(
-            f"no steps/language_instruction in {where}; add that Text feature to the dataset"
+            f"{dataset.directory} has one episode and none to hold out for {split!r}; use 'train'"
         )
-    observation = features["observation"] if "observation" in features else {}
-    images = sorted(k for k in observation if isinstance(observation[k], tfds.features.Image))
-    if not images:
-        raise errors.UserError(
-            f"no image feature in steps/observation of {where}; it has {sorted(observation)}"
-        )
+    return episodes.chosen(rows, part)
+
+
+def split_of(dataset: Dataset, split: str) -> tuple[str, str | None]:
+    """(stored split, part of it) that a split is read from; the part is None for the whole.
+
+    Most published datasets have no "val": then their "validation" or "test" serves, and where there is
+    neither, "val" is the share of "train" that `recordings.of_split` holds out, and "train" is the rest.
+    """
+    others = [name for name in _HELD_OUT if name in dataset.splits]
+    if split in dataset.splits and (split != "train" or others):
+        return split, None
+    if split == "val" and others:
+        return others[0], None
+    if split in ("train", "val") and "train" in dataset.splits:
+        return "train", split
+    return split, None
+
+
+def entry_of(dataset: Dataset, name: str | None = None, view: str = "robot") -> standard.Entry:
+    """The entry of the table for a dataset; inferred from its features where the table has none.
+
+    Raises:
+        UserError: `name` is not in the table, or the dataset is not as the entry says.
+    """
+    entry = standard.lookup(name or dataset.name)
+    if name is not None and entry is None:
+        raise errors.UserError(f"no dataset {name!r} in the table; see docs/datasets.md, or leave data.name out")
+    if "rate_hz" in dataset.about:
+        entry = standard.clips_entry(dataset.name, dataset.about["rate_hz"], dataset.columns)
+    if entry is None:
+        names = (tuple(dataset.of_kind(*kinds)) for kinds in (("image",), ("array",), ("text", "codes")))
+        entry = standard.infer(dataset.name, *names)
+        logging.info("%s is not in the table; inferred: %s", dataset.name, entry)
+    needed = entry if view == "robot" else dataclasses.replace(entry, action=(), proprio=())
+    known = dataset.of_kind("image", "array", "text", "codes")
+    standard.check(needed, {column.name: (column.shape, column.dtype) for column in known.values()})
+    return entry
+
+
+def _images(dataset: Dataset, entry: standard.Entry) -> dict[str, str]:
+    """Names that a camera answers to -> column: the standard ones first, then the dataset's own."""
+    columns = dataset.of_kind("image")
+    if not columns:
+        seen = sorted(column.name for column in dataset.columns if column.name.startswith("observation"))
+        raise errors.UserError(f"no image feature in steps/observation of {dataset.directory}; it has {seen}")
+    standard_names = {camera: entry.images[camera] for camera in standard.CAMERAS if camera in entry.images}
+    own = {name.removeprefix("observation/"): name for name in sorted(columns)}
+    return {**standard_names, **own, **{name: name for name in columns}}
+
+
+def _camera(dataset: Dataset, images: Mapping[str, str], image_key: str | None) -> str:
     if image_key is None:
-        return images[0]
+        return next(iter(images))
     if image_key not in images:
-        raise errors.UserError(f"no image {image_key!r} in {where}; it has: {', '.join(images)}")
+        raise errors.UserError(f"no image {image_key!r} in {dataset.directory}; it has: {', '.join(images)}")
     return image_key
 
 
-class _StepReader:
-    """Reads only the features that the view needs; the others are never turned into arrays."""
+@dataclasses.dataclass(frozen=True)
+class StoredFrames:
+    """Frames of one column of an index, read by position."""
 
-    def __init__(self, features: Any, image_key: str, view: str):
-        observation = features["observation"]
-        numeric = {k for k in observation if type(observation[k]) in _NUMERIC}
-        self._image_key = image_key
-        self._observation = sorted(numeric) if view == "robot" else []
-        self._step = [k for k in _STEP_ARRAYS if k in features] if view == "robot" else []
-        self.arrays = {k: ("observation", k) for k in self._observation}
-        if "effector_translation" in self.arrays:
-            self.arrays["effector"] = ("observation", "effector_translation")
-        self.arrays.update({k: ("step", k) for k in self._step})
-        step = {k: features[k] for k in (*self._step, "language_instruction")}
-        step["observation"] = {k: observation[k] for k in (*self._observation, image_key)}
-        self._features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step)})
-        skip = {"observation": {image_key: tfds.decode.SkipDecoding()}}
-        self._decoders = {"steps": skip}
+    index: index.Index
+    column: str
+    skipped: int
 
-    def read(self, record: bytes) -> dict[str, Any]:
-        example = self._features.deserialize_example_np(record, decoders=self._decoders)
-        steps = list(example["steps"])
-        return {
-            "frames": tuple(step["observation"][self._image_key] for step in steps),
-            "instruction": steps[0]["language_instruction"].decode() if steps else "",
-            "arrays": {name: self._stack(steps, *path) for name, path in self.arrays.items()},
-        }
-
-    def _stack(self, steps: list[dict], level: str, name: str) -> np.ndarray:
-        rows = [(step["observation"] if level == "observation" else step)[name] for step in steps]
-        return np.asarray(rows, dtype=np.float32)
+    def read(self, episode: int, step: int) -> bytes:
+        return self.index.frame(self.column, episode, step + self.skipped)
 
 
-_NUMERIC = (tfds.features.Tensor, tfds.features.Scalar)
+@dataclasses.dataclass(frozen=True)
+class StoredArrays:
+    """Columns of an index through the parts of an entry."""
+
+    index: index.Index
+    parts: tuple[standard.Part, ...]
+    trim: tuple[int, int]
+
+    def read(self, episode: int) -> np.ndarray:
+        row = self.index.episodes[episode]
+        start, steps = int(row["start"]), int(row["steps"])
+        raw = {part.key: self.index.mapped(part.key)[start : start + steps] for part in self.parts}
+        values = standard.apply(self.parts, raw)
+        return values[self.trim[0] : max(steps - self.trim[1], 0)]
 
 
-def _file_format(builder: tfds.core.DatasetBuilder) -> str:
-    return builder.info.file_format.value
+def _view(
+    dataset: Dataset,
+    entry: standard.Entry,
+    stored: index.Index,
+    view: str,
+    images: Mapping[str, str],
+    camera: str,
+    rate: float | None,
+) -> Episodes:
+    lengths = np.maximum(stored.episodes["steps"].astype(np.int64) - sum(entry.trim), 0)
+    arrays = _arrays(dataset, entry, stored) if view == "robot" else {}
+    instruction = (entry.instruction,) if isinstance(entry.instruction, str) else entry.instruction or ()
+    used = sorted({part.key for source in arrays.values() for part in source.parts})
+    identity = [view, entry.trim, stored.digest(""), stored.digest(images[camera])]
+    identity += [stored.digest(key) for key in instruction]
+    identity += [[key, stored.digest(key)] for key in used]
+    identity += [repr(entry.action), repr(entry.proprio)] if view == "robot" else []
+    return Episodes(
+        name=entry.name,
+        fingerprint=storage.digest(identity),
+        view=view,
+        rate=rate,
+        image_shape=dataset.of_kind("image")[images[camera]].shape,
+        lengths=lengths,
+        instructions=_instructions(stored, instruction),
+        camera=camera,
+        cameras={name: StoredFrames(stored, column, entry.trim[0]) for name, column in images.items()},
+        arrays=arrays,
+        stored=np.arange(len(stored)),
+    )
 
 
-def _records(paths: list, file_format: str) -> Iterator[bytes]:
-    readers = {"array_record": _array_records, "tfrecord": _tf_records}
-    if file_format not in readers:
-        raise errors.UserError(
-            f"file format {file_format!r} is not read here; rebuild as array_record or tfrecord"
-        )
-    for path in paths:
-        yield from readers[file_format](str(path))
+def _instructions(stored: index.Index, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The first text of each episode that is not empty."""
+    if not keys:
+        return ("",) * len(stored)
+    return tuple(next(filter(None, texts), "") for texts in zip(*map(stored.texts, keys), strict=True))
 
 
-def _array_records(path: str) -> Iterator[bytes]:
-    reader = array_record_module.ArrayRecordReader(path)
-    try:
-        for index in range(reader.num_records()):
-            yield reader.read([index])[0]
-    finally:
-        reader.close()
-
-
-def _tf_records(path: str) -> Iterator[bytes]:
-    """TFRecord framing: uint64 length, crc of it, the record, crc of it; crcs are not checked."""
-    with open(path, "rb") as file:
-        while header := file.read(12):
-            (length,) = struct.unpack("<Q", header[:8])
-            record = file.read(length + 4)
-            if len(record) < length + 4:
-                raise errors.UserError(f"{path} ends inside a record; fetch the file again")
-            yield record[:length]
-
-
-def _fingerprint(episodes: list[dict[str, Any]], image_key: str, view: str) -> str:
-    # Of the contents: ArrayRecord pads files to 64 KiB, so names, sizes and counts of two builds
-    # that differ in their seed alone are often equal.
-    digest = hashlib.sha256(repr((view, image_key)).encode())
-    for episode in episodes:
-        digest.update(repr((episode["instruction"], len(episode["frames"]))).encode())
-        for frame in episode["frames"]:
-            digest.update(hashlib.sha256(frame).digest())
-        for name, array in sorted(episode["arrays"].items()):
-            digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()[:16]
+def _arrays(dataset: Dataset, entry: standard.Entry, stored: index.Index) -> dict[str, StoredArrays]:
+    own = {
+        name.removeprefix("observation/"): (standard.Part(name),)
+        for name, column in dataset.of_kind("array").items()
+        if column.per_step
+    }
+    if "effector_translation" in own:
+        own["effector"] = own["effector_translation"]
+    named = {name: parts for name, parts in (("action", entry.action), ("proprio", entry.proprio)) if parts}
+    return {name: StoredArrays(stored, parts, entry.trim) for name, parts in {**own, **named}.items()}

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 
 from lapa_jax import training
-from lapa_jax.data import loader, prompts, rlds, statistics
+from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data import loader, prompts, statistics
 
 
 def evaluate(
     model: Any,
     state: training.TrainState,
-    episodes: rlds.Episodes,
+    episodes: episodes_lib.Episodes,
     tokenizer: prompts.Tokenizer,
     stats: statistics.Statistics,
     horizon: int,

@@ -11,12 +11,12 @@ MAX_PAIRS = 4
 Arrays = dict[str, np.ndarray]
 
 
-def reconstructions(gallery: Arrays | None, gap: int | None) -> str:
+def reconstructions(gallery: Arrays | None, seconds: float | None) -> str:
     """x1, x2, decoded x2 and what is left to explain, one held-out pair a row."""
     if gallery is None or "reconstruction" not in gallery:
         return page.absent("Stage 1, reconstructions")
     changes = ["|later − first|", "|later − decoded|"]
-    headings = ["first frame", later(gap), "decoded", *changes, "codes"]
+    headings = ["first frame", later(seconds), "decoded", *changes, "codes"]
     rows = [_strip(gallery, row) for row in range(min(MAX_STRIPS, len(gallery["frame"])))]
     caption = (
         "Held-out frame pairs. The decoder sees the first frame and the codes only. The fourth "
@@ -26,9 +26,9 @@ def reconstructions(gallery: Arrays | None, gap: int | None) -> str:
     return page.figure(page.grid(headings, rows), caption)
 
 
-def later(gap: int | None) -> str:
-    """Names the second frame of a pair `gap` control steps (10 a second) after the first."""
-    return "later frame" if gap is None else f"{gap / 10:.1f} s later"
+def later(seconds: float | None) -> str:
+    """Names the second frame of a pair, `seconds` after the first."""
+    return "later frame" if seconds is None else f"{seconds:.1f} s later"
 
 
 def _strip(gallery: Arrays, row: int) -> list[str]:

@@ -1,5 +1,6 @@
 """How good a LAQ is, on held-out episodes: codes in use, reconstruction, what the codes know of motion."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax import metrics, training
-from lapa_jax.data import rlds, transforms
+from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data import gaps
 from lapa_jax.evaluation import probes
 from lapa_jax.models import laq
 
@@ -28,34 +30,56 @@ def init_fn(model: laq.LatentActionQuantizer, image_size: int) -> Callable[[jax.
 def evaluate(
     model: laq.LatentActionQuantizer,
     state: training.TrainState,
-    robot: rlds.Episodes,
+    robot: episodes_lib.Mixture,
     data: Mapping[str, Any],
     num_pairs: int,
 ) -> dict[str, Any]:
-    """Summary and gallery of a LAQ on `num_pairs` held-out pairs.
+    """Summary and gallery of a LAQ on `num_pairs` held-out pairs, as many from each dataset.
 
     Codes are made from pixels alone; the true effector displacement (metres) serves the probes only
-    and is skipped for datasets that have none.
+    and is skipped for datasets that have none. Of several datasets, `datasets` has each one's summary.
     """
-    gap, size = data["gap"], data["image_size"]
-    pairs, frame, following = sample_pairs(robot, gap, num_pairs, size)
-    codes, reconstruction = run(model, state, frame, following)
-    usage = np.bincount(codes.reshape(-1), minlength=model.num_codes) / codes.size
-    copy_mse = mean_square(frame, following)
-    mse = float(np.mean([mean_square(r, f) for r, f in zip(reconstruction, following, strict=True)]))
-    summary = {
-        "codes_used": int(np.sum(usage >= USED)), "num_codes": model.num_codes, "usage": usage.tolist(),
-        "perplexity": float(metrics.perplexity(jnp.asarray(usage))), "mse": mse, "copy_mse": copy_mse,
-        "improvement": 1.0 - mse / copy_mse, "gap": gap, "held_out_pairs": len(pairs),
-    }
-    gallery = strips(frame, following, reconstruction, codes)
-    if "effector" in robot.arrays:
-        motion = np.stack([robot["effector"][e][t + gap] - robot["effector"][e][t] for e, t in pairs])
-        summary |= probe(pairs, frame, codes, motion, model.num_codes)
-        gallery |= code_motion(codes, motion, model.num_codes)
-    gallery |= code_examples(frame, following, codes, model.num_codes)
-    gallery |= swaps(model, state, frame)
+    count = -(-num_pairs // len(robot.members))
+    held = [Held.sample(member, data["gap"], count, data["image_size"]) for member in robot.members]
+    pooled = Held.pooled(held)
+    codes, reconstruction = run(model, state, pooled.frame, pooled.following)
+    summary = _summary(pooled, codes, reconstruction, model.num_codes)
+    summary |= {"gap": held[0].gap, "gap_seconds": data["gap"]}
+    gallery = strips(pooled.frame, pooled.following, reconstruction, codes)
+    each = {}
+    for name, part, rows in zip(_names(robot), held, _slices(held), strict=True):
+        each[name] = _summary(part, codes[rows], reconstruction[rows], model.num_codes)
+        if part.motion is not None:
+            each[name] |= probe(part.pairs, part.frame, codes[rows], part.motion, model.num_codes)
+            if "code_motion" not in gallery:  # of the first dataset that has an effector
+                gallery |= code_motion(codes[rows], part.motion, model.num_codes)
+                summary |= {key: each[name][key] for key in ("probe_r2", "control_r2")}
+    summary |= {"datasets": each} if len(each) > 1 else {}
+    gallery |= code_examples(pooled.frame, pooled.following, codes, model.num_codes)
+    gallery |= swaps(model, state, pooled.frame)
     return {"summary": summary, "gallery": gallery}
+
+
+def _summary(held: "Held", codes: np.ndarray, reconstruction: np.ndarray, num_codes: int) -> dict[str, Any]:
+    usage = np.bincount(codes.reshape(-1), minlength=num_codes) / codes.size
+    copy_mse = mean_square(held.frame, held.following)
+    mse = float(np.mean([mean_square(r, f) for r, f in zip(reconstruction, held.following, strict=True)]))
+    return {
+        "codes_used": int(np.sum(usage >= USED)), "num_codes": num_codes, "usage": usage.tolist(),
+        "perplexity": float(metrics.perplexity(jnp.asarray(usage))), "mse": mse, "copy_mse": copy_mse,
+        "improvement": 1.0 - mse / copy_mse if copy_mse else 0.0, "held_out_pairs": len(held.frame),
+    }
+
+
+def _names(mixture: episodes_lib.Mixture) -> list[str]:
+    """One a member; numbered where two datasets have the same."""
+    names = [member.name for member in mixture.members]
+    return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names)]
+
+
+def _slices(held: list["Held"]) -> list[slice]:
+    ends = np.cumsum([len(part.frame) for part in held]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def save(workdir: str | pathlib.Path, writer: metrics.Writer, step: int, quality: Mapping[str, Any]) -> None:
@@ -71,16 +95,47 @@ def save(workdir: str | pathlib.Path, writer: metrics.Writer, step: int, quality
     metrics.summarise(workdir, summary)
 
 
-def sample_pairs(
-    episodes: rlds.Episodes, gap: int, num_pairs: int, image_size: int, seed: int = 0
-) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Up to `num_pairs` (episode, step) and their frames uint8[N, H, W, 3], in stored order."""
-    index = transforms.StepIndex(episodes.lengths, gap)
-    count = min(num_pairs, len(index))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(index), count, replace=False))
-    pairs = [index[int(i)] for i in chosen]
-    frame = np.stack([episodes.frame(e, t, image_size) for e, t in pairs])
-    return pairs, frame, np.stack([episodes.frame(e, t + gap, image_size) for e, t in pairs])
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Held-out pairs of one dataset, or of several.
+
+    Attributes:
+        pairs: (episode, step) of the first frames.
+        frame: uint8[N, H, W, 3].
+        following: uint8[N, H, W, 3], `gap` steps later.
+        motion: float32[N, 2 or more], displacement of the effector in metres; None without one.
+        gap: steps.
+    """
+
+    pairs: list[tuple[int, int]]
+    frame: np.ndarray
+    following: np.ndarray
+    motion: np.ndarray | None
+    gap: int
+
+    @classmethod
+    def sample(
+        cls, episodes: episodes_lib.Episodes, seconds: float, num_pairs: int, image_size: int, seed: int = 0
+    ) -> "Held":
+        """Up to `num_pairs` of them, in stored order."""
+        gap = episodes.steps_of(seconds)
+        index = gaps.Steps(gap, gap).index(episodes)
+        count = min(num_pairs, len(index))
+        chosen = np.sort(np.random.default_rng(seed).choice(len(index), count, replace=False))
+        pairs = [index[int(i)] for i in chosen]
+        frame = np.stack([episodes.frame(e, t, image_size) for e, t in pairs])
+        following = np.stack([episodes.frame(e, t + gap, image_size) for e, t in pairs])
+        motion = None
+        if "effector" in episodes.arrays:
+            effector = episodes["effector"]
+            motion = np.stack([effector[e][t + gap] - effector[e][t] for e, t in pairs])
+        return cls(pairs, frame, following, motion, gap)
+
+    @classmethod
+    def pooled(cls, held: list["Held"]) -> "Held":
+        """All of them, one after the other, without their motion."""
+        frames = (np.concatenate([getattr(part, name) for part in held]) for name in ("frame", "following"))
+        return cls([pair for part in held for pair in part.pairs], *frames, None, held[0].gap)
 
 
 def run(

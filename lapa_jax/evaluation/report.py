@@ -168,7 +168,7 @@ def _losses(run: RunFolder) -> str:
 
 def _reconstructions(run: RunFolder) -> str:
     summary = run.summaries["laq"] or {}
-    return galleries.reconstructions(run.gallery, summary.get("gap"))
+    return galleries.reconstructions(run.gallery, summary.get("gap_seconds"))
 
 
 def _success(run: RunFolder) -> str:

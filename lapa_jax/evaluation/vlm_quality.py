@@ -1,6 +1,7 @@
 """How well the VLM predicts held-out latent actions, beside two baselines that know less."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax import training
+from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import latents as latents_lib
-from lapa_jax.data import loader, prompts, rlds
+from lapa_jax.data import loader, prompts
 
 
 def init_fn(model: Any, text_length: int, image_size: int, code_length: int) -> Callable:
@@ -29,8 +31,8 @@ def blank_image(model: Any, image_size: int) -> jax.Array:
 def evaluate(
     model: Any,
     state: training.TrainState,
-    video: rlds.Episodes,
-    labels: latents_lib.Latents,
+    video: episodes_lib.Mixture,
+    labels: Sequence[latents_lib.Latents],
     majority: np.ndarray,
     tokenizer: prompts.Tokenizer,
     image_size: int,
@@ -45,15 +47,15 @@ def evaluate(
         `code_accuracy`; `majority_accuracy`, always answering `majority`; `blank_accuracy`, the same
         weights shown the image alone (trained for it by `blank_instruction_rate`).
     """
-    stream = loader.latent_stream(
-        video, labels, tokenizer, 100, image_size=image_size, repeat=False, shuffle=True
-    )
+    streams = [
+        loader.latent_stream(member, codes, tokenizer, 100, image_size=image_size, repeat=False, shuffle=True)
+        for member, codes in zip(video.members, labels, strict=True)
+    ]
     forward = jax.jit(lambda p, t, i, c: jnp.argmax(model.apply({"params": p}, t, i, c)["latent"], -1))
     blank = np.tile(tokenizer.encode_blank(), (100, 1))
     hits: dict[str, list] = {"code": [], "majority": [], "blank": []}
-    for batch in stream:
-        if sum(map(len, hits["code"])) >= num_steps:
-            break
+    calls = -(-num_steps // (100 * len(streams)))
+    for batch in itertools.chain.from_iterable(itertools.islice(stream, calls) for stream in streams):
         rows = len(batch["text"])  # the last batch may be short: padded, so that one compilation serves
         text, image, codes = (np.resize(batch[k], (100, *batch[k].shape[1:])) for k in ("text", "image", "latents"))
         hits["code"].append((np.asarray(forward(state.params, text, image, codes)) == codes)[:rows])
@@ -64,10 +66,10 @@ def evaluate(
     return summary | {"held_out_steps": len(every["code"])}
 
 
-def majority_codes(labels: latents_lib.Latents) -> np.ndarray:
-    """int[N]: the commonest code at each position."""
-    codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
-    return np.array([np.bincount(column, minlength=labels.num_codes).argmax() for column in codes.T])
+def majority_codes(labels: Sequence[latents_lib.Latents]) -> np.ndarray:
+    """int[N]: the commonest code at each position, over all datasets."""
+    codes = np.concatenate([found.codes(e) for found in labels for e in range(len(found))])
+    return np.array([np.bincount(column, minlength=labels[0].num_codes).argmax() for column in codes.T])
 
 
 def log_line(summary: Mapping[str, Any]) -> dict[str, float]:

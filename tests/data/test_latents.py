@@ -18,7 +18,7 @@ def fake_label(frame, next_frame):
 @pytest.fixture
 def provenance(video_episodes):
     checkpoint = {"path": "runs/laq", "step": 100, "hash": "abc"}
-    return latents.Provenance(checkpoint, video_episodes.fingerprint, 4, 2, 8)
+    return latents.Provenance(checkpoint, video_episodes.fingerprint, 4, 0.4, 2, 8)
 
 
 @pytest.mark.parametrize("episodes_per_shard", [1, 2, 128])

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.data import latents, loader, prompts, statistics
+from lapa_jax.data import gaps, latents, loader, prompts, statistics
 
-GAP = 4
+GAP = 4  # steps
+
+
+def seconds(steps):
+    """A gap in the seconds of the tabletop's 10 Hz."""
+    return gaps.Gap(steps / 10)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def tokenizer(video_episodes, robot_episodes):
 
 @pytest.fixture(scope="module")
 def latent_actions(video_episodes):
-    provenance = latents.Provenance({}, video_episodes.fingerprint, GAP, 2, 1000)
+    provenance = latents.Provenance({}, video_episodes.fingerprint, GAP, GAP / 10, 2, 1000)
     # Each code names its (episode, t), so that a test can find the frame that it belongs to.
     codes = [
         np.array([[e, t] for t in range(length - GAP)], np.int32)
@@ -35,7 +40,7 @@ def make(request, video_episodes, robot_episodes, tokenizer, latent_actions):
 
     def make_stream(batch_size=4, **order):
         if request.param == "frame_pairs":
-            return loader.frame_pairs(video_episodes, GAP, batch_size, **order)
+            return loader.frame_pairs(video_episodes, seconds(GAP), batch_size, **order)
         if request.param == "latents":
             return loader.latent_stream(
                 video_episodes, latent_actions, tokenizer, batch_size,
@@ -123,7 +128,7 @@ def test_evaluation_is_one_ordered_epoch_with_its_last_partial_batch(make):
 
 
 def test_frame_pairs_are_gap_apart_and_in_stored_order(video_episodes):
-    stream = loader.frame_pairs(video_episodes, GAP, 1, shuffle=False, repeat=False)
+    stream = loader.frame_pairs(video_episodes, seconds(GAP), 1, shuffle=False, repeat=False)
     for e, length in enumerate(video_episodes.lengths):
         for t in range(length - GAP):
             batch = next(stream)
@@ -134,7 +139,7 @@ def test_frame_pairs_are_gap_apart_and_in_stored_order(video_episodes):
 
 
 def test_frame_pairs_with_image_size(video_episodes):
-    stream = loader.frame_pairs(video_episodes, GAP, 2, image_size=32)
+    stream = loader.frame_pairs(video_episodes, seconds(GAP), 2, image_size=32)
     assert next(stream)["frame"].shape == (2, 32, 32, 3)
     assert stream.spec["frame"] == ((2, 32, 32, 3), np.dtype(np.uint8))
 
@@ -176,10 +181,10 @@ def test_actions_are_normalised_and_masked_past_the_end(robot_episodes, tokenize
 def test_gap_longer_than_every_episode_names_both_numbers(video_episodes):
     longest = int(video_episodes.lengths.max())
     with pytest.raises(errors.UserError, match=rf"gap of {longest} .*longest has {longest}"):
-        loader.frame_pairs(video_episodes, longest, 1)
-    assert loader.frame_pairs(video_episodes, longest - 1, 1).num_examples >= 1
-    with pytest.raises(errors.UserError, match="gap 0"):
-        loader.frame_pairs(video_episodes, 0, 1)
+        loader.frame_pairs(video_episodes, seconds(longest), 1)
+    assert loader.frame_pairs(video_episodes, seconds(longest - 1), 1).num_examples >= 1
+    with pytest.raises(errors.UserError, match="data.gap 0"):
+        seconds(0)
 
 
 def test_video_episodes_have_no_action_stream(video_episodes, robot_episodes, tokenizer):
@@ -189,12 +194,12 @@ def test_video_episodes_have_no_action_stream(video_episodes, robot_episodes, to
 
 
 def test_state_of_another_stream_is_refused(video_episodes):
-    state = loader.frame_pairs(video_episodes, GAP, 4, seed=1).get_state()
+    state = loader.frame_pairs(video_episodes, seconds(GAP), 4, seed=1).get_state()
     for other in (dict(batch_size=2, seed=1), dict(batch_size=4, seed=2)):
         with pytest.raises(errors.UserError, match="cannot resume"):
-            loader.frame_pairs(video_episodes, GAP, **other).set_state(state)
+            loader.frame_pairs(video_episodes, seconds(GAP), **other).set_state(state)
     with pytest.raises(errors.UserError, match="stream was"):
-        loader.frame_pairs(video_episodes, GAP - 1, 4, seed=1).set_state(state)
+        loader.frame_pairs(video_episodes, seconds(GAP - 1), 4, seed=1).set_state(state)
 
 
 def test_impossible_orders_are_refused(video_episodes):
@@ -204,4 +209,4 @@ def test_impossible_orders_are_refused(video_episodes):
         dict(batch_size=4, process_index=2, process_count=2),
     ):
         with pytest.raises(errors.UserError):
-            loader.frame_pairs(video_episodes, GAP, **order)
+            loader.frame_pairs(video_episodes, seconds(GAP), **order)

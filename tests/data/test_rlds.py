@@ -4,18 +4,17 @@ import dataclasses
 import gc
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from lapa_jax import errors
-from lapa_jax.data import loader, rlds, transforms
+from lapa_jax.data import gaps, index, latents, loader, prompts, rlds, transforms
 
 
 class Bare(tfds.core.GeneratorBasedBuilder):
-    """One episode with the step features that a test asks for."""
+    """One episode a split, with the step features that a test asks for."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -28,7 +27,7 @@ class Bare(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {split: self._generate_examples() for split in ("train", "val")}
 
     def _generate_examples(self):
         yield 0, {"steps": self._rows}
@@ -36,9 +35,7 @@ class Bare(tfds.core.GeneratorBasedBuilder):
 
 def write(folder, steps, rows):
     tfds.disable_progress_bar()
-    Bare(steps=steps, rows=rows, data_dir=str(folder)).download_and_prepare(
-        download_dir=str(folder / "downloads")
-    )
+    Bare(steps=steps, rows=rows, data_dir=str(folder)).download_and_prepare(download_dir=str(folder / "downloads"))
 
 
 def scribble_actions(source, target):
@@ -79,7 +76,7 @@ def reachable(root):
 
 def test_robot_view_has_aligned_arrays(robot_episodes):
     assert len(robot_episodes) == 3
-    assert set(robot_episodes.arrays) == {"action", "reward", "effector", "effector_translation"}
+    assert {"action", "proprio", "reward", "effector", "effector_translation"} < set(robot_episodes.arrays)
     for e, length in enumerate(robot_episodes.lengths):
         assert robot_episodes["action"][e].shape == (length, 2)
         assert robot_episodes["action"][e].dtype == np.float32
@@ -92,9 +89,7 @@ def test_frames_are_the_stored_pixels(video_episodes, tabletop_dataset):
     builder = tfds.builder_from_directory(str(rlds.find_dataset(tabletop_dataset)))
     for e, episode in enumerate(builder.as_data_source("train")):
         for t, step in enumerate(episode["steps"]):
-            np.testing.assert_array_equal(
-                video_episodes.frame(e, t), step["observation"]["image"]
-            )
+            np.testing.assert_array_equal(video_episodes.frame(e, t), step["observation"]["image"])
         assert video_episodes.instruction(e) == step["language_instruction"].decode()
     assert video_episodes.image_shape == (64, 64, 3)
 
@@ -110,43 +105,42 @@ def test_decoded_frames_are_the_same(video_episodes):
 
 def test_video_view_does_not_depend_on_actions(tabletop_dataset, video_episodes, tmp_path):
     scribble_actions(tabletop_dataset, tmp_path)
-    scribbled = rlds.open_episodes(tmp_path, "train")
+    scribbled = rlds.open_episodes(tmp_path, "train", rate=10)
     assert np.isnan(rlds.open_episodes(tmp_path, "train", view="robot")["action"][0]).all()
     assert scribbled.fingerprint == video_episodes.fingerprint
-    streams = [loader.frame_pairs(e, 4, 4, seed=3) for e in (video_episodes, scribbled)]
+    streams = [loader.frame_pairs(e, gaps.Gap(0.4), 4, seed=3) for e in (video_episodes, scribbled)]
     for _ in range(20):
         clean, other = (next(stream) for stream in streams)
-        assert {k: v.tobytes() for k, v in clean.items()} == {
-            k: v.tobytes() for k, v in other.items()
-        }
+        assert {k: v.tobytes() for k, v in clean.items()} == {k: v.tobytes() for k, v in other.items()}
 
 
 def test_video_view_holds_no_actions(video_episodes, robot_episodes):
     assert not video_episodes.arrays
     with pytest.raises(errors.UserError, match="video view has no 'action'"):
         video_episodes["action"]
-    floats = [v for v in reachable(video_episodes) if isinstance(v, float | np.floating)]
-    arrays = [v for v in reachable(video_episodes) if isinstance(v, np.ndarray)]
-    assert not floats and not arrays
-    assert any(isinstance(v, np.ndarray) for v in reachable(robot_episodes))  # the search works
-    stream = loader.frame_pairs(video_episodes, 4, 2)
+    video_episodes.frame(0, 0)
+    robot_episodes["action"][0]
+    held = [v for v in reachable(video_episodes) if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
+    assert not held
+    assert any(
+        isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in reachable(robot_episodes)
+    )  # it would be found
+    stream = loader.frame_pairs(video_episodes, gaps.Gap(0.4), 2)
     assert set(next(stream)) == {"frame", "next_frame"}
 
 
-def test_video_view_asks_the_record_for_images_and_text_only(tabletop_dataset, monkeypatch):
-    asked = []
-    features_dict = tfds.features.FeaturesDict
+def test_video_view_opens_images_and_text_only(tabletop_dataset, monkeypatch):
+    mapped = []
+    real = index.Index.mapped
 
-    def spy(features, *args, **kwargs):
-        asked.append(features)
-        return features_dict(features, *args, **kwargs)
+    def spy(self, name):
+        mapped.append(name)
+        return real(self, name)
 
-    monkeypatch.setattr(tfds.features, "FeaturesDict", spy)
-    rlds.open_episodes(tabletop_dataset, "train")
-    assert set(asked[-1]) == {"steps"}
-    steps = asked[-1]["steps"].feature
-    assert set(steps) == {"observation", "language_instruction"}
-    assert set(steps["observation"]) == {"image"}
+    monkeypatch.setattr(index.Index, "mapped", spy)
+    episodes = rlds.open_episodes(tabletop_dataset, "train")
+    next(loader.frame_pairs(episodes, gaps.Gap(0.4), 2, num_threads=0))
+    assert set(mapped) == {"", "observation/image"}
 
 
 def test_fingerprint_tells_views_splits_and_contents_apart(tabletop_dataset, video_episodes):
@@ -155,29 +149,6 @@ def test_fingerprint_tells_views_splits_and_contents_apart(tabletop_dataset, vid
     again = rlds.open_episodes(tabletop_dataset, "train")
     assert len({video_episodes.fingerprint, robot.fingerprint, val.fingerprint}) == 3
     assert again.fingerprint == video_episodes.fingerprint
-
-
-def test_tfrecords_are_read(tabletop_dataset, video_episodes, tmp_path):
-    source = rlds.find_dataset(tabletop_dataset)
-    info = json.loads((source / "dataset_info.json").read_text())
-    info["fileFormat"] = "tfrecord"
-    for split in info["splits"]:
-        split["filepathTemplate"] = split["filepathTemplate"].replace("array_record", "tfrecord")
-    (tmp_path / "dataset_info.json").write_text(
-        json.dumps(info).replace("array_record", "tfrecord")
-    )
-    shutil.copy(source / "features.json", tmp_path)
-    for path in source.glob("*array_record*"):
-        records = list(rlds._array_records(str(path)))
-        framed = (struct.pack("<QI", len(r), 0) + r + bytes(4) for r in records)
-        name = path.name.replace("array_record", "tfrecord")
-        (tmp_path / name).write_bytes(b"".join(framed))
-    read = rlds.open_episodes(tmp_path, "train")
-    assert read.frames == video_episodes.frames
-    shard = next(tmp_path.glob("*train.tfrecord*"))
-    shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(errors.UserError, match="ends inside a record"):
-        rlds.open_episodes(tmp_path, "train")
 
 
 def test_missing_dataset_says_how_to_build_one(tmp_path):
@@ -218,8 +189,13 @@ def test_missing_instruction_and_image_are_named(tmp_path):
     png = transforms.encode_png(np.zeros((8, 8, 3), np.uint8))
     image = {"image": tfds.features.Image(shape=(8, 8, 3))}
     write(tmp_path / "silent", {"observation": image}, [{"observation": {"image": png}}])
-    with pytest.raises(errors.UserError, match="no steps/language_instruction"):
-        rlds.open_episodes(tmp_path / "silent", "train")
+    silent = rlds.open_episodes(tmp_path / "silent", "train")
+    assert silent.instructions == ("",)
+    words = prompts.train_tokenizer(["push"], 4)
+    with pytest.raises(errors.UserError, match="bare has no instruction in any episode"):
+        loader.latent_stream(silent, latents.Latents(latents.Provenance({}, "", 1, 0.1, 1, 8), ()), words, 1)
+    with pytest.raises(errors.UserError, match="bare: how many steps a second is not known; give data.rate"):
+        loader.frame_pairs(silent, gaps.Gap(0.4), 1)
     blind = {"language_instruction": tfds.features.Text(), "observation": {"state": np.float32}}
     rows = [{"language_instruction": "push", "observation": {"state": np.float32(0)}}]
     write(tmp_path / "blind", blind, rows)
@@ -229,4 +205,47 @@ def test_missing_instruction_and_image_are_named(tmp_path):
 
 def test_episodes_cannot_be_changed(video_episodes):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        video_episodes.frames = ()
+        video_episodes.lengths = ()
+
+
+def test_a_split_that_is_not_stored_is_held_out_of_train(tabletop_dataset, tmp_path):
+    target = tmp_path / "copy"
+    shutil.copytree(rlds.find_dataset(tabletop_dataset), target)
+    info = json.loads((target / "dataset_info.json").read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
+    (target / "dataset_info.json").write_text(json.dumps(info))
+    train, val = (rlds.open_episodes(target, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (2, 1) and train.fingerprint != val.fingerprint
+    assert sorted([*train.stored.tolist(), *val.stored.tolist()]) == [0, 1, 2]
+    whole = rlds.open_episodes(tabletop_dataset, "train")
+    np.testing.assert_array_equal(val.frame(0, 3), whole.frame(int(val.stored[0]), 3))
+    assert val.instructions[0] == whole.instructions[int(val.stored[0])]
+    for split in info["splits"]:
+        split["name"] = "test"
+    # Its own "validation" or "test" serves before anything is held out.
+    info["splits"].append({**info["splits"][0], "name": "train"})
+    dataset = rlds.open_dataset(tabletop_dataset)
+    assert rlds.split_of(dataset, "val") == ("val", None) and rlds.split_of(dataset, "train") == ("train", None)
+    (target / "dataset_info.json").write_text(json.dumps(info))
+    assert rlds.split_of(rlds.open_dataset(target), "val") == ("test", None)
+
+
+def test_standard_and_own_names_are_the_same_camera(video_episodes):
+    frame = video_episodes.frame(1, 2)
+    for name in ("image_primary", "image", "observation/image"):
+        np.testing.assert_array_equal(video_episodes.frame(1, 2, camera=name), frame)
+    with pytest.raises(errors.UserError, match="no camera 'image_wrist'; it has image_primary"):
+        video_episodes.frame(0, 0, camera="image_wrist")
+
+
+def test_a_dataset_of_another_shape_than_the_table_says_is_refused(tabletop_dataset):
+    with pytest.raises(errors.UserError, match="bridge_dataset: no observation/image_0"):
+        rlds.open_episodes(tabletop_dataset, "train", name="bridge_dataset")
+    with pytest.raises(errors.UserError, match="no dataset 'nowhere' in the table"):
+        rlds.open_episodes(tabletop_dataset, "train", name="nowhere")
+
+
+def test_decoding_more_than_memory_holds_is_refused(video_episodes, monkeypatch):
+    monkeypatch.setattr("lapa_jax.data.episodes._memory", lambda: 1000)
+    with pytest.raises(errors.UserError, match="decoded frames are .* set data.decode_once=False"):
+        video_episodes.decoded(64)

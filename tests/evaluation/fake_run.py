@@ -61,7 +61,7 @@ def summaries() -> dict[str, dict]:
         "laq": {
             "codes_used": 7, "num_codes": NUM_CODES, "perplexity": 6.4, "mse": 0.00081,
             "usage": [0.21, 0.13, 0.16, 0.09, 0.15, 0.12, 0.14, 0.0],
-            "copy_mse": 0.0016, "improvement": 0.49, "gap": 4, "held_out_pairs": 1800,
+            "copy_mse": 0.0016, "improvement": 0.49, "gap": 4, "gap_seconds": 0.4, "held_out_pairs": 1800,
             "probe_r2": {"x": 0.74, "y": 0.69, "mean": 0.715},
             "control_r2": {"x": 0.11, "y": 0.08, "mean": 0.095},
         },

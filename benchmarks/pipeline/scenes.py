@@ -1,0 +1,112 @@
+"""Where the benchmark's frames come from: clips of real video, or a drawn substitute."""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lapa_jax import errors
+from lapa_jax.data import decoding, pictures, recordings, video
+
+SIZE = 256  # side of a frame
+_HEIGHT = 360  # clips are kept at this height or less, so that a cut of 256 px is never enlarged much
+_RATE = 30.0
+_MAX_SECONDS = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """Clips in memory, uint8[T, H, W, 3], from which episodes are cut."""
+
+    clips: tuple[np.ndarray, ...]
+
+    def episode(self, seed: int, cameras: int) -> Iterator[list[np.ndarray]]:
+        """40..60 steps of `cameras` frames uint8[256, 256, 3]: a place, a stretch and a direction of one clip.
+
+        Each camera is another cut of the same clip. A clip that is too short runs back and forth.
+        """
+        rng = np.random.default_rng(seed)
+        clip = self.clips[int(rng.integers(len(self.clips)))]
+        cuts = [_Cut.draw(rng, *clip.shape[1:3]) for _ in range(cameras)]
+        start, stride, steps = int(rng.integers(len(clip))), int(rng.integers(1, 4)), int(rng.integers(40, 61))
+        for t in range(start, start + stride * steps, stride):
+            there, back = t % (2 * len(clip)), 2 * len(clip) - 1 - t % (2 * len(clip))
+            yield [cut(clip[min(there, back)]) for cut in cuts]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """A square of a clip, perhaps mirrored."""
+
+    top: int
+    left: int
+    side: int
+    mirrored: bool
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, height: int, width: int) -> "_Cut":
+        side = int(rng.integers(min(height, width, SIZE), min(height, width) + 1))
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        return cls(int(top), int(left), side, bool(rng.integers(2)))
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        cut = frame[self.top : self.top + self.side, self.left : self.left + self.side]
+        cut = np.ascontiguousarray(cut[:, ::-1] if self.mirrored else cut)
+        if self.side == SIZE:
+            return cut
+        return np.asarray(Image.fromarray(cut).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def open_scenes(folder: str | None) -> Scenes:
+    """The videos of a folder, or drawn clips when it is None.
+
+    Raises:
+        UserError: no video is there, or none can be decoded.
+    """
+    if folder is None:
+        return Scenes(tuple(_drawn(seed) for seed in range(6)))
+    clips = tuple(_filmed(path) for path in sorted(Path(folder).glob("*")) if path.suffix in video.SUFFIXES)
+    if not clips:
+        raise errors.UserError(f"no videos ({', '.join(video.SUFFIXES)}) in {folder}; leave --videos out")
+    return Scenes(clips)
+
+
+def identity(folder: str | None) -> int:
+    """Tells sources apart in the name of the dataset's folder."""
+    files = sorted(Path(folder).glob("*")) if folder else []
+    return zlib.crc32(repr([(path.name, path.stat().st_size) for path in files]).encode())
+
+
+def _filmed(path: Path) -> np.ndarray:
+    reader = decoding.open_footage(recordings.Footage(str(path)), pictures.Picture(0, "whole"))
+    frames = [_lowered(frame) for frame in reader.at(np.arange(0, _MAX_SECONDS, 1 / _RATE))]
+    return np.stack(frames)
+
+
+def _lowered(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    if height <= _HEIGHT:
+        return frame
+    size = (round(width * _HEIGHT / height), _HEIGHT)
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+
+
+def _drawn(seed: int, steps: int = 60, height: int = 288, width: int = 384) -> np.ndarray:
+    """A view that drifts over a surface with detail of every size, and the grain of a sensor.
+
+    The amplitudes fall as 1/frequency, as those of photographs do.
+    """
+    rng = np.random.default_rng(seed)
+    side = 512
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    frequency[0, 0] = 1.0
+    surface = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, side, side))) / frequency).real
+    surface = surface[0] + 0.3 * surface[1:, None].repeat(2, 1).reshape(4, side, side)[:3]
+    surface = np.moveaxis(128 + 45 * surface / surface.std(), 0, -1)
+    path = rng.uniform(0, side - 1, 2) + np.arange(steps)[:, None] * rng.uniform(-3, 3, 2)
+    views = [np.roll(surface, -offset.round().astype(int), (0, 1))[:height, :width] for offset in path]
+    grain = rng.normal(0, 3.0, (steps, height, width, 1)).astype(np.float32)
+    return np.clip(np.stack(views).astype(np.float32) + grain, 0, 255).astype(np.uint8)
