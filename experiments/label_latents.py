@@ -4,6 +4,7 @@
         --workdir=runs/demo/latents --config.laq=runs/demo/laq
 """
 
+import collections
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import launch
 import numpy as np
 
 from lapa_jax import checkpoints, errors, metrics, sharding, training
-from lapa_jax.data import latents, sources, storage
+from lapa_jax.data import episodes, labelled, latents, sources, storage
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 
@@ -42,6 +43,19 @@ def make_label(model: Any, state: training.TrainState, mesh: jax.sharding.Mesh) 
     return label
 
 
+def report(video: episodes.Episodes, split: str, folder: pathlib.Path) -> latents.Latents | None:
+    """How often each code is used, on the console and in summary.json; None while other processes label."""
+    if not latents.finished(folder):
+        print(f"[label] {video.name} {split}: done here, other processes are not", flush=True)
+        return None
+    labels = latents.open_latents(folder, video)
+    codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
+    usage = np.bincount(codes.reshape(-1), minlength=labels.num_codes) / max(codes.size, 1)
+    print(f"[label] {video.name} {split}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
+    metrics.summarise(folder, {"pairs": len(codes), "usage": usage})
+    return labels
+
+
 def main(_: Any) -> None:
     config = CONFIG.value
     if config.laq is None:
@@ -54,27 +68,24 @@ def main(_: Any) -> None:
         label = make_label(model, state, mesh)
         origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step), "config": storage.digest(trained)}
         data = trained["data"] | {"directory": config.directory or trained["data"]["directory"]}
-        videos = [
-            (split, video, latents.folder(WORKDIR.value, split, mixture, i))
-            for split in config.splits  # 3 the same pairs it was trained on, and held-out ones
-            for mixture in [sources.open_mixture(data, split, "video")]
-            for i, video in enumerate(mixture.members)
-        ]
-        for split, video, place in videos:
-            provenance = latents.Provenance(
-                origin, video.fingerprint, video.steps_of(data["gap"]), data["gap"],
-                model.code_length, model.num_codes,
-            )
-            folder = latents.write_latents(
-                place, video, label, provenance,
-                batch_size=config.batch_size, image_size=data["image_size"], **launch.shares(),
-            )
-            labels = latents.open_latents(folder, video)
-            codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
-            usage = np.bincount(codes.reshape(-1), minlength=model.num_codes) / max(codes.size, 1)
-            shown = np.round(usage, 3).tolist()
-            print(f"[label] {video.name} {split}: {len(codes)} pairs, usage {shown}", flush=True)
-            metrics.summarise(folder, {"pairs": len(codes), "usage": usage})
+        labelled_splits: dict[int, dict] = collections.defaultdict(dict)
+        for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
+            mixture = sources.open_mixture(data, split, "video")
+            for i, video in enumerate(mixture.members):
+                provenance = latents.Provenance(
+                    origin, video.fingerprint, video.steps_of(data["gap"]), data["gap"],
+                    model.code_length, model.num_codes,
+                )
+                folder = latents.write_latents(
+                    latents.folder(WORKDIR.value, split, mixture, i), video, label, provenance,
+                    batch_size=config.batch_size, image_size=data["image_size"], **launch.shares(),
+                )
+                labelled_splits[i][split] = video, report(video, split, folder)
+        if config.write_rlds:  # 4 the trajectories themselves, for other readers
+            for i, splits in labelled_splits.items():
+                if all(labels is not None for _, labels in splits.values()):
+                    out = labelled.write(pathlib.Path(WORKDIR.value) / "rlds" / str(i), splits)
+                    print(f"[label] RLDS with latent actions: {out}", flush=True)
 
 
 if __name__ == "__main__":

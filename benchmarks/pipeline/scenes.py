@@ -12,7 +12,7 @@ from lapa_jax import errors
 from lapa_jax.data import decoding, pictures, recordings, video
 
 SIZE = 256  # side of a frame
-_HEIGHT = 360  # clips are kept at this height or less, so that a cut of 256 px is never enlarged much
+_HEIGHT = 360  # clips are kept at this height or less
 _RATE = 30.0
 _MAX_SECONDS = 20.0
 
@@ -81,17 +81,8 @@ def identity(folder: str | None) -> int:
 
 
 def _filmed(path: Path) -> np.ndarray:
-    reader = decoding.open_footage(recordings.Footage(str(path)), pictures.Picture(0, "whole"))
-    frames = [_lowered(frame) for frame in reader.at(np.arange(0, _MAX_SECONDS, 1 / _RATE))]
-    return np.stack(frames)
-
-
-def _lowered(frame: np.ndarray) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if height <= _HEIGHT:
-        return frame
-    size = (round(width * _HEIGHT / height), _HEIGHT)
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+    reader = decoding.open_footage(recordings.Footage(str(path)), pictures.Picture(_HEIGHT, "whole"))
+    return np.stack(list(reader.at(np.arange(0, _MAX_SECONDS, 1 / _RATE))))
 
 
 def _drawn(seed: int, steps: int = 60, height: int = 288, width: int = 384) -> np.ndarray:
@@ -99,14 +90,13 @@ def _drawn(seed: int, steps: int = 60, height: int = 288, width: int = 384) -> n
 
     The amplitudes fall as 1/frequency, as those of photographs do.
     """
-    rng = np.random.default_rng(seed)
-    side = 512
+    rng, side = np.random.default_rng(seed), 512
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     frequency[0, 0] = 1.0
-    surface = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, side, side))) / frequency).real
-    surface = surface[0] + 0.3 * surface[1:, None].repeat(2, 1).reshape(4, side, side)[:3]
-    surface = np.moveaxis(128 + 45 * surface / surface.std(), 0, -1)
-    path = rng.uniform(0, side - 1, 2) + np.arange(steps)[:, None] * rng.uniform(-3, 3, 2)
-    views = [np.roll(surface, -offset.round().astype(int), (0, 1))[:height, :width] for offset in path]
-    grain = rng.normal(0, 3.0, (steps, height, width, 1)).astype(np.float32)
-    return np.clip(np.stack(views).astype(np.float32) + grain, 0, 255).astype(np.uint8)
+    grey, *colours = np.fft.ifft2(np.fft.fft2(rng.normal(size=(4, side, side))) / frequency).real
+    surface = np.stack([grey + 0.3 * colour for colour in colours], axis=-1)
+    surface *= 45 / surface.std()
+    path = rng.uniform(0, side, 2) + np.arange(steps)[:, None] * rng.uniform(-3, 3, 2)
+    views = [np.roll(surface, -place.round().astype(int), (0, 1))[:height, :width] for place in path]
+    grain = rng.normal(0, 3.0, (steps, height, width, 1))
+    return np.clip(128 + np.stack(views) + grain, 0, 255).astype(np.uint8)

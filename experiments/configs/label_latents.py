@@ -16,6 +16,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.laq = placeholder(str)  # folder of a train_laq run
     config.directory = placeholder(str)  # dataset to label; None: the one the LAQ was trained on
     config.splits = ("train", "val")
+    config.write_rlds = False  # also write the trajectories with their codes, as RLDS for any reader
     return common.resize(config, size, SIZES)
 
 

@@ -201,10 +201,10 @@ def _split(dataset: rlds.Dataset, split: str, cache: str | None) -> Split:
 
 
 def _left_out(dataset: rlds.Dataset, stored: index.Index) -> list[str]:
-    """Damaged records, and recordings that could not be decoded when the files were made."""
+    """Damaged records, and recordings that could not be decoded, or not to their end, when the files were made."""
     made = dataset.about.get("report", {}).values()
-    bad = [f"{name}: {why}" for report in made for name, why in {**report["bad"], **report["damaged"]}.items()]
-    return [*stored.about["damaged"], *bad]
+    bad = {name: why for report in made for kind in ("bad", "damaged") for name, why in report.get(kind, {}).items()}
+    return [*stored.about["damaged"], *(f"{name}: {why}" for name, why in bad.items())]
 
 
 def _origin(dataset: rlds.Dataset, name: str | None) -> str:

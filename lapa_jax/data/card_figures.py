@@ -88,7 +88,8 @@ def histogram(table: lint_arrays.Array, d: int) -> str:
     shown = {"mean": stats.mean[d], "std": stats.std[d], "q01": q01, "q99": q99}
     numbers = "".join(f"<span>{name} <b>{value:.3g}</b></span>" for name, value in shown.items())
     if beyond := len(finite) - int(counts.sum()):
-        numbers += f'<span class="beyond">{beyond} outliers, {stats.min[d]:.3g}..{stats.max[d]:.3g}</span>'
+        span = f"{stats.min[d]:.3g}..{stats.max[d]:.3g}"
+        numbers += f'<span class="beyond">outliers: {beyond}, as far as {span}</span>'
     return chart(table.label(d), f'{drawn}<div class="numbers">{numbers}</div>')
 
 

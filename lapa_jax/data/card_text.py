@@ -42,6 +42,7 @@ def about(card: card_lib.Card) -> dict[str, str]:
         "an episode": f"{lengths.min()} to {lengths.max()} steps, median {np.median(lengths):g}",
         "rate": rate,
         "pairs": f"{card.gap} apart; {card.static} of {len(card.changes)} sampled ones are static",
+        "idle": f"{lint.percent(idle)} of the steps" if (idle := _idle(card)) is not None else "",
         "gripper": entry.gripper,
         "note": entry.note,
     }
@@ -66,6 +67,12 @@ def columns(card: card_lib.Card) -> dict[str, str]:
     return {**named, **card.columns}
 
 
+def _idle(card: card_lib.Card) -> float | None:
+    """Share of the steps in which nothing but the gripper moves; None without actions."""
+    still = [lint_arrays.idle(table) for table in card.tables if table.name == "action"]
+    return float(still[0].mean()) if still and still[0] is not None else None
+
+
 def _slice(bounds: tuple[int | None, int | None] | None) -> str:
     return "" if bounds is None else "[{}:{}]".format(*("" if bound is None else bound for bound in bounds))
 
@@ -73,7 +80,8 @@ def _slice(bounds: tuple[int | None, int | None] | None) -> str:
 def _about(card: card_lib.Card) -> str:
     lines = [card.episodes.name]
     for name, text in about(card).items():
-        lines += textwrap.wrap(text, _WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+        indents = {"initial_indent": f"  {name:<12}", "subsequent_indent": " " * 14}
+        lines += textwrap.wrap(text, _WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -109,10 +109,16 @@ class _Task:
         return writing.episode_features(images, self.source.array_shapes, _METADATA)
 
     def write(self, shard: _Shard) -> None:
+        if self.construction.is_done(shard.name):  # by a process that builds the same
+            return
         tally, folder = tally_lib.Tally(), self.construction.folder
         path = writing.shard_path(folder, self.name, shard.split, shard.index, shard.count)
-        records, size = writing.write_shard(path, self.features, self._examples(shard, tally))
-        self.construction.done(shard.name, {"records": records, "bytes": size, "tally": tally.to_json()})
+        try:
+            records, size = writing.write_shard(path, self.features, self._examples(shard, tally))
+            self.construction.done(shard.name, {"records": records, "bytes": size, "tally": tally.to_json()})
+        except FileNotFoundError:
+            if not self.construction.finished:  # and cleared, by that process
+                raise
 
     def _examples(self, shard: _Shard, tally: tally_lib.Tally) -> Iterator[dict[str, Any]]:
         source = self.splits[shard.split]

@@ -107,6 +107,34 @@ def ints(record: bytes, feature: Feature) -> np.ndarray:
     return _varints(b"".join(parts))
 
 
+def with_ints(record: bytes, name: str, values: np.ndarray) -> bytes:
+    """The record with one more feature of int64s; the bytes of all others stay as they are.
+
+    Raises:
+        Malformed: not a tf.train.Example, or one that has a feature by this name.
+    """
+    if name in parse(record):
+        raise Malformed(f"there is a feature {name!r} already")
+    numbers = b"".join(_encoded(int(value) & (1 << 64) - 1) for value in np.asarray(values).reshape(-1))
+    feature = _message(3, _message(1, numbers))
+    entry = _message(1, _message(1, name.encode()) + _message(2, feature))
+    others = b"".join(record[start:stop] for number, start, stop in _messages(record, 0, len(record)) if number == 1)
+    return _message(1, others + entry)
+
+
+def _message(number: int, body: bytes) -> bytes:
+    return bytes([number << 3 | _LENGTH]) + _encoded(len(body)) + body
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def _expect(feature: Feature, kind: str) -> None:
     # A list without values has no kind on the wire.
     if feature.spans and feature.kind != kind:

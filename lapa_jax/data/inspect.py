@@ -8,10 +8,12 @@ frames. What is no RLDS is decoded below the cache first, as for training.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lapa_jax import errors
 from lapa_jax.data import card as card_lib
@@ -23,8 +25,10 @@ _CLIPS = {"rate": 10.0, "size": 256, "quality": 95}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after a mistake of the user's that is told in one line."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
+        if options.rate is not None and not (math.isfinite(options.rate) and options.rate > 0):
+            raise errors.UserError(f"--rate {options.rate} is no number of steps a second; use more than 0")
         folder, made_from = find(options.directory, options.split, options.rate, options.cache)
         card = card_lib.make(
             folder,
@@ -73,8 +77,15 @@ def _write(path: str, text: str) -> None:
     print(f"\nwrote {os.path.abspath(path)}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of mistakes in one line, as the rest of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.UserError(f"{message}; see --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lapa_jax.data.inspect", description="The card of a dataset.")
+    parser = _Parser(prog="python -m lapa_jax.data.inspect", description="The card of a dataset.")
     parser.add_argument("directory", metavar="DIR", help="RLDS, LeRobot, videos or folders of frames")
     parser.add_argument("--split", default="train", help="(default: %(default)s)")
     parser.add_argument("--name", metavar="ENTRY", help="entry of the table; default: the dataset's own name")

@@ -117,6 +117,11 @@ def write_latents(
     return root
 
 
+def finished(directory: str | Path) -> bool:
+    """Whether all shards are there."""
+    return (Path(directory) / _DONE).exists()
+
+
 def open_latents(directory: str | Path, episodes: episodes_lib.Episodes) -> Latents:
     """Reads the codes of `episodes`.
 

@@ -97,7 +97,7 @@ def damaged(records: Sequence[str]) -> list[Finding]:
     """What an index left out, one line a record."""
     if not records:
         return []
-    message = f"{len(records)} damaged records are left out, the first: {records[0]}"
+    message = f"damaged and left out or cut short: {len(records)}, the first: {records[0]}"
     return [Finding("error", "damaged", f"{message}; fetch it again, or train with data.on_damage='skip'")]
 
 

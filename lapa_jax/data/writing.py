@@ -97,13 +97,18 @@ def write_shard(
         (records, bytes of records).
     """
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    protos = (serializer.get_tf_example(features.encode_example(example)) for example in examples)
+    # Maps have no order otherwise.
+    return write_records(path, (proto.SerializeToString(deterministic=True) for proto in protos))
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
+    """Writes serialized examples, as `write_shard` does."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = size = 0
     writer = array_record_module.ArrayRecordWriter(str(partial), _OPTIONS)
     try:
-        for example in examples:
-            proto = serializer.get_tf_example(features.encode_example(example))
-            record = proto.SerializeToString(deterministic=True)  # maps have no order otherwise
+        for record in records:
             with _writing(path):
                 writer.write(record)
             count, size = count + 1, size + len(record)

@@ -179,6 +179,21 @@ def test_a_killed_build_goes_on(tmp_path, workers):
     assert {p: p.stat().st_mtime_ns for p in done} == done
 
 
+def test_two_processes_may_build_the_same(tmp_path):
+    """One of them finishes while the other is in the middle of a shard."""
+    source = video.VideoFolder(videos(tmp_path / "toys"), "all")
+    whole = build(source, tmp_path / "whole", recordings_per_shard=2)
+
+    class Overtaken(video.VideoFolder):
+        def __getitem__(self, index):
+            if index == 3:
+                build(source, tmp_path / "out", recordings_per_shard=2)
+            return super().__getitem__(index)
+
+    folder = build(Overtaken(tmp_path / "toys", "all"), tmp_path / "out", recordings_per_shard=2)
+    assert contents(folder) == contents(whole)
+
+
 def test_a_finished_build_is_kept(tmp_path):
     source = video.VideoFolder(videos(tmp_path / "toys", 2), "all")
     folder = build(source, tmp_path / "out")

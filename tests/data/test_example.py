@@ -117,3 +117,14 @@ def test_a_feature_of_another_kind_is_refused():
     record = serialize({"a": ("float", [1.0])})
     with pytest.raises(example.Malformed, match="stored as float and not as int64"):
         example.ints(record, example.parse(record)["a"])
+
+
+@hypothesis.given(EXAMPLES, st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20))
+def test_a_feature_is_added_and_the_others_stay(values, numbers):
+    hypothesis.assume("new" not in values)
+    longer = example.with_ints(serialize(values), "new", np.array(numbers, np.int64))
+    parsed = tf_example_pb2.Example.FromString(longer).features.feature
+    assert list(parsed["new"].int64_list.value) == numbers
+    assert read(longer) == {name: value for name, (_, value) in values.items()} | {"new": numbers}
+    with pytest.raises(example.Malformed, match="'new' already"):
+        example.with_ints(longer, "new", np.zeros(1))

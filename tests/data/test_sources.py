@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.data import clips, episodes, gaps, loader, sources
+from lapa_jax.data import clips, episodes, gaps, loader, rlds, sources
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +115,12 @@ def test_a_mixture_goes_through_stages_1_and_2(folders, run_program, tmp_path):
     mixture = f"{folders['tabletop']}=2,{folders['something']}"
     common = {"data.cache": str(tmp_path / "cache"), "data.clips.size": 64, "data.mixture": mixture}
     run_program("train_laq", tmp_path / "laq", **common)
-    run_program("label_latents", tmp_path / "latents", laq=str(tmp_path / "laq"))
+    run_program("label_latents", tmp_path / "latents", laq=str(tmp_path / "laq"), write_rlds=True)
     made = sorted(path.name for path in (tmp_path / "latents/train").iterdir())
     assert made == ["0-tabletop", "1-something_something_v2"]
+    for i, name in enumerate(["tabletop", "something_something_v2"]):
+        again = rlds.open_episodes(tmp_path / "latents/rlds" / str(i), "val", "robot", cache=str(tmp_path))
+        assert again.name == name and again["latent_action"][0].shape == (again.lengths[0], 1)
     run_program("pretrain_vlm", tmp_path / "vlm", **common, **{"data.latents": str(tmp_path / "latents")})
     summary = json.loads((tmp_path / "vlm" / "summary.json").read_text())
     assert summary["held_out_steps"] > 0 and 0 <= summary["code_accuracy"] <= 1
