@@ -154,7 +154,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 def _check_shapes(folder: pathlib.Path, abstract: TrainState) -> None:
     """Name the first parameter whose shape differs, before Orbax fails in its own words."""
-    stored = _flat(ocp.pytree_metadata(folder, "state").metadata["params"])
+    stored = _flat(ocp.metadata(folder, "state").metadata["params"])
     wanted = _flat(abstract.params)
     for name in sorted(stored.keys() | wanted.keys()):
         have = tuple(stored[name].shape) if name in stored else "absent"

@@ -4,6 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +78,17 @@ class Writer:
 
     def _forget_after(self, step: int) -> None:
         if self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+            kept = [json.dumps(row) + "\n" for row in _whole_rows(self.path) if row["step"] <= step]
             self.path.write_text("".join(kept))
+
+
+def _whole_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; of a last one that a killed run left half-written nothing is kept."""
+    lines = path.read_text().splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in lines[:-1]]
 
 
 def summarise(workdir: str | pathlib.Path, summary: Mapping[str, object]) -> None:

@@ -108,6 +108,7 @@ def test_steps_after_the_last_checkpoint_are_repeated_not_doubled(straight, tmp_
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
     with (tmp_path / "metrics.jsonl").open("a") as file:  # of the third step, which no checkpoint holds
         file.write(json.dumps({"step": 3, "loss": 9.0, "size": 9.0, "grad_norm": 9.0}) + "\n")
+        file.write('{"step": 4, "lo')  # and half a line
     equal(train(tmp_path, 4), straight[0])
     assert rows(tmp_path) == straight[1]
 

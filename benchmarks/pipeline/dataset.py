@@ -1,6 +1,6 @@
 """The benchmark's dataset: one set of episodes as TFRecord, two kinds of ArrayRecord, and folders of images.
 
-It has the layout of Bridge V2 as published. The splits are "full" and "half"; the latter is the first half
+Its features are those of Bridge V2. The splits are "full" and "half"; the latter is the first half
 of the shards again, as links.
 """
 
@@ -24,7 +24,7 @@ from lapa_jax import errors
 from lapa_jax.data import records, writing
 from pipeline import scenes
 
-NAME, SHARDS, QUALITY = "bridge_dataset", 16, 95
+NAME, RATE, SHARDS, QUALITY = "benchmark", 5, 16, 95
 SPLITS = {"full": SHARDS, "half": SHARDS // 2}
 FORMATS = {  # name -> options of ArrayRecord's writer
     "tfrecord": None,

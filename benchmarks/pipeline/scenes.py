@@ -26,15 +26,17 @@ class Scenes:
     def episode(self, seed: int, cameras: int) -> Iterator[list[np.ndarray]]:
         """40..60 steps of `cameras` frames uint8[256, 256, 3]: a place, a stretch and a direction of one clip.
 
-        Each camera is another cut of the same clip. A clip that is too short runs back and forth.
+        Each camera is another cut of the same clip. A clip that is too short runs back and forth, each
+        time a pixel beside the last, since equal frames would compress as real ones do not.
         """
         rng = np.random.default_rng(seed)
         clip = self.clips[int(rng.integers(len(self.clips)))]
         cuts = [_Cut.draw(rng, *clip.shape[1:3]) for _ in range(cameras)]
         start, stride, steps = int(rng.integers(len(clip))), int(rng.integers(1, 4)), int(rng.integers(40, 61))
         for t in range(start, start + stride * steps, stride):
-            there, back = t % (2 * len(clip)), 2 * len(clip) - 1 - t % (2 * len(clip))
-            yield [cut(clip[min(there, back)]) for cut in cuts]
+            turn, there = divmod(t, len(clip))
+            frame = clip[len(clip) - 1 - there if turn % 2 else there]
+            yield [cut(np.roll(frame, turn, axis=1)) for cut in cuts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +90,15 @@ def _filmed(path: Path) -> np.ndarray:
 def _drawn(seed: int, steps: int = 60, height: int = 288, width: int = 384) -> np.ndarray:
     """A view that drifts over a surface with detail of every size, and the grain of a sensor.
 
-    The amplitudes fall as 1/frequency, as those of photographs do.
+    Amplitudes fall with frequency so that a JPEG is about as large as one of a photograph.
     """
     rng, side = np.random.default_rng(seed), 512
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     frequency[0, 0] = 1.0
-    grey, *colours = np.fft.ifft2(np.fft.fft2(rng.normal(size=(4, side, side))) / frequency).real
+    grey, *colours = np.fft.ifft2(np.fft.fft2(rng.normal(size=(4, side, side))) / frequency**1.5).real
     surface = np.stack([grey + 0.3 * colour for colour in colours], axis=-1)
     surface *= 45 / surface.std()
     path = rng.uniform(0, side, 2) + np.arange(steps)[:, None] * rng.uniform(-3, 3, 2)
     views = [np.roll(surface, -place.round().astype(int), (0, 1))[:height, :width] for place in path]
-    grain = rng.normal(0, 3.0, (steps, height, width, 1))
+    grain = rng.normal(0, 2.0, (steps, height, width, 1))
     return np.clip(128 + np.stack(views) + grain, 0, 255).astype(np.uint8)

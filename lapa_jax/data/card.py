@@ -14,6 +14,7 @@ from lapa_jax.data import episodes as episodes_lib
 
 FIELDS = ("mean", "std", "min", "q01", "q99", "max")
 _ARRAYS = ("action", "proprio")
+_BAD = ("bad", "damaged")  # of the reports of `tally`
 _FRAMES = 64  # that are looked at of each camera
 _PAIRS = 128
 _COMMON = 20  # instructions that the JSON lists
@@ -201,10 +202,9 @@ def _split(dataset: rlds.Dataset, split: str, cache: str | None) -> Split:
 
 
 def _left_out(dataset: rlds.Dataset, stored: index.Index) -> list[str]:
-    """Damaged records, and recordings that could not be decoded, or not to their end, when the files were made."""
-    made = dataset.about.get("report", {}).values()
-    bad = {name: why for report in made for kind in ("bad", "damaged") for name, why in report.get(kind, {}).items()}
-    return [*stored.about["damaged"], *(f"{name}: {why}" for name, why in bad.items())]
+    """Damaged records, and recordings that could not be decoded, or not to their end, to make the files."""
+    reports = [report.get(kind, {}) for report in dataset.about.get("report", {}).values() for kind in _BAD]
+    return [*stored.about["damaged"], *(f"{name}: {why}" for report in reports for name, why in report.items())]
 
 
 def _origin(dataset: rlds.Dataset, name: str | None) -> str:

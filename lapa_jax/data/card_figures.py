@@ -40,10 +40,14 @@ def difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def strip(
-    episodes: episodes_lib.Episodes, at: Sequence[tuple[int, int]], caption: str, camera: str | None = None
+    episodes: episodes_lib.Episodes,
+    at: Sequence[tuple[int, int]],
+    caption: str,
+    columns: int,
+    camera: str | None = None,
 ) -> str:
-    """Frames at some (episode, step) side by side; `caption` is HTML."""
-    return _sheet([_frame(episodes, episode, step, camera) for episode, step in at], caption)
+    """Frames at some (episode, step) side by side in `columns`; `caption` is HTML."""
+    return _sheet([_frame(episodes, episode, step, camera) for episode, step in at], caption, columns)
 
 
 def pair(episodes: episodes_lib.Episodes, at: tuple[int, int, int], caption: str) -> str:
@@ -70,9 +74,8 @@ def _broken(why: str) -> str:
     return f'<div class="broken" title="{html.escape(why)}">not decodable</div>'
 
 
-def _sheet(cells: Sequence[str], caption: str) -> str:
-    columns = f"grid-template-columns:repeat({len(cells)},1fr)"
-    frames = f'<div class="strip" style="{columns}">{"".join(cells)}</div>'
+def _sheet(cells: Sequence[str], caption: str, columns: int = 3) -> str:
+    frames = f'<div class="strip" style="grid-template-columns:repeat({columns},1fr)">{"".join(cells)}</div>'
     return f"<figure>{frames}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -81,13 +84,12 @@ def histogram(table: lint_arrays.Array, d: int) -> str:
     stats, values = table.stats, table.table[d]
     q01, q99 = float(stats.q01[d]), float(stats.q99[d])
     reach = lint.FAR * (q99 - q01)
-    low, high = max(float(stats.min[d]), q01 - reach), min(float(stats.max[d]), q99 + reach)
-    finite = values[np.isfinite(values)]
-    counts, edges = np.histogram(finite, _BINS, (low, high))
+    inside = values[(values >= q01 - reach) & (values <= q99 + reach)]
+    counts, edges = np.histogram(inside, _BINS)
     drawn = bars(counts, edges, f"{table.name} {table.label(d)}", (q01, q99))
     shown = {"mean": stats.mean[d], "std": stats.std[d], "q01": q01, "q99": q99}
     numbers = "".join(f"<span>{name} <b>{value:.3g}</b></span>" for name, value in shown.items())
-    if beyond := len(finite) - int(counts.sum()):
+    if beyond := int(np.isfinite(values).sum()) - len(inside):
         span = f"{stats.min[d]:.3g}..{stats.max[d]:.3g}"
         numbers += f'<span class="beyond">outliers: {beyond}, as far as {span}</span>'
     return chart(table.label(d), f'{drawn}<div class="numbers">{numbers}</div>')

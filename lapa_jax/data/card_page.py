@@ -37,7 +37,7 @@ def render(card: card_lib.Card) -> str:
 
 
 def _lead(card: card_lib.Card) -> str:
-    rest = f", {card.held_out} more are held out" if card.held_out else ""
+    rest = f", without {_counted(card.held_out, 'episode')} held out" if card.held_out else ""
     return f"Split {card.split!r}{rest}. {card.form}."
 
 
@@ -71,7 +71,8 @@ def _episodes(card: card_lib.Card) -> str:
         length = int(episodes.lengths[episode])
         at = [(episode, step) for step in sorted({0, length // 2, length - 1})]
         text = escape(episodes.instruction(episode)) or "no instruction"
-        sheets.append(card_figures.strip(episodes, at, f"<b>{text}</b><br>episode {episode}, {length} steps"))
+        caption = f"<b>{text}</b><br>episode {episode}, {_counted(length, 'step')}"
+        sheets.append(card_figures.strip(episodes, at, caption, 3))
     shown = f"{len(sheets)} of {_counted(len(episodes), 'episode')}"
     lead = f"First, middle and last frame of {shown}, by {episodes.camera}."
     return f"<p>{escape(lead)}</p>{_sheets(sheets)}{_lengths(episodes.lengths)}"
@@ -93,7 +94,7 @@ def _cameras(card: card_lib.Card) -> str:
         others = f", also {', '.join(camera.names)}" if camera.names else ""
         empty = f"; {camera.empty} of {camera.frames} sampled frames are empty" if camera.empty else ""
         caption = f"<b>{escape(name)}</b> {escape(', '.join(camera.sizes) + others + empty)}"
-        sheets.append(card_figures.strip(card.episodes, at, caption, name))
+        sheets.append(card_figures.strip(card.episodes, at, caption, _FRAMES, name))
     return f"<p>The same steps as each camera sees them.</p>{_sheets(sheets, 'sheets wide')}"
 
 

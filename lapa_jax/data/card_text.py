@@ -30,7 +30,7 @@ def about(card: card_lib.Card) -> dict[str, str]:
     lengths, entry = card.episodes.lengths, card.entry
     total = int(lengths.sum())
     used = f"{card.split}: {len(lengths)} episodes, {total} steps, {number(card.hours(total))} hours"
-    held_out = f"; {card.held_out} more episodes are held out of the stored split" if card.held_out else ""
+    held_out = f" (held out of the stored split: {card.held_out} episodes)" if card.held_out else ""
     trimmed = f"the first {entry.trim[0]} and last {entry.trim[1]} steps of each episode" if any(entry.trim) else ""
     rate = "not known" if card.episodes.rate is None else f"{card.episodes.rate:g} steps a second"
     rows = {

@@ -58,11 +58,11 @@ def lengths(steps: np.ndarray) -> list[Finding]:
     """int64[E], steps of each episode."""
     found = []
     if len(short := np.flatnonzero(steps < SHORT)):
-        message = f"{len(short)} of {len(steps)} episodes have fewer than {SHORT} steps and give no pair"
+        message = f"{len(short)} of {len(steps)} episodes: fewer than {SHORT} steps, so no pair"
         found.append(Finding("warning", "short", f"{message}; the first is episode {short[0]}"))
     median = float(np.median(steps)) if len(steps) else 0.0
     if len(long := np.flatnonzero(steps > LONG * max(median, 1))):
-        message = f"{len(long)} of {len(steps)} episodes are longer than {LONG:g} medians ({median:g} steps)"
+        message = f"{len(long)} of {len(steps)} episodes: longer than {LONG:g} medians ({median:g} steps)"
         found.append(Finding("warning", "long", f"{message}; episode {long[0]} has {steps[long[0]]}"))
     return found
 
@@ -72,7 +72,7 @@ def instructions(texts: Sequence[str]) -> list[Finding]:
     missing = [i for i, text in enumerate(texts) if not text.strip()]
     distinct = {text for text in texts if text.strip()}
     if missing:
-        message = f"{len(missing)} of {len(texts)} episodes have no instruction, the first is episode {missing[0]}"
+        message = f"{len(missing)} of {len(texts)} episodes: no instruction; the first is episode {missing[0]}"
         return [Finding("warning", "instructions", f"{message}; the others have {len(distinct)} distinct ones")]
     if len(distinct) == 1 and len(texts) > 1:
         message = f"all {len(texts)} episodes have the same instruction, from which no policy learns to listen"
@@ -89,8 +89,8 @@ def duplicates(episodes: np.ndarray, checksums: np.ndarray) -> list[Finding]:
     if not len(repeated := np.flatnonzero(original != np.arange(len(checksums)))):
         return []
     again, earlier = episodes[repeated[0]], episodes[original[repeated[0]]]
-    message = f"{len(repeated)} of {len(checksums)} episodes have the length and the frames of an earlier one"
-    return [Finding("warning", "duplicates", f"{message}: episode {again} repeats episode {earlier}")]
+    message = f"{len(repeated)} of {len(checksums)} episodes: the length and the frames of an earlier one"
+    return [Finding("warning", "duplicates", f"{message}; episode {again} repeats episode {earlier}")]
 
 
 def damaged(records: Sequence[str]) -> list[Finding]:

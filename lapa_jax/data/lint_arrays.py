@@ -103,7 +103,7 @@ def _outliers(found: Array) -> list[lint.Finding]:
             row, share = int(np.argmax(far)), lint.percent(far.mean())
             first = f"the first {values[row]:.4g} at {_place(found, row)}"
             inside = f"with q01..q99 {_span(stats.q01[d], stats.q99[d])}"
-            texts.append(f"{found.label(d)} {int(far.sum())} of {len(far)} values ({share}), {first}, {inside}")
+            texts.append(f"{found.label(d)} in {int(far.sum())} of {len(far)} steps ({share}), {first}, {inside}")
     if not texts:
         return []
     message = (

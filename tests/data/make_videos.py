@@ -11,6 +11,7 @@ _CODECS = {
     ".webm": ("libvpx-vp9", _FAST),
     ".mp4": ("libx264", {}),
     ".mkv": ("libx264", {}),
+    ".ts": ("libx264", {"g": "10"}),  # its clock starts at 1.4 s, and seeking in it goes astray
     ".avi": ("mpeg4", {"b": "4000000", "qmin": "1"}),
 }
 _DARKEST, _STEP = 20, 6  # grey levels; lossy codecs keep flat grey to within 2

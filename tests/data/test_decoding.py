@@ -59,8 +59,8 @@ def test_variable_rate_follows_presentation_time(tmp_path, kind):
     assert numbers(read(path, [0.14, 0.15, 0.59, 0.599, 0.61, 1.4])[0]) == [1, 2, 2, 3, 3, 4]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("start", (0.3, 0.75, 2.0, 2.95))
+@pytest.mark.parametrize("kind", (*KINDS, ".ts"))
+@pytest.mark.parametrize("start", (0.3, 0.75, 1.5, 2.0, 2.95))
 def test_start_is_where_times_count_from(tmp_path, kind, start):
     frames = make_videos.counters(30)
     path = make_videos.write(tmp_path / f"a{kind}", frames, rate=10)

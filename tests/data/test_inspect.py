@@ -152,7 +152,7 @@ def test_other_splits_gaps_and_rates(tmp_path, run):
     toy.rate = None
     folder = make_robot.write(tmp_path, toy, {"train": range(12)})
     _, out, _ = run(folder)
-    assert "train: 11 episodes, 1100 steps, ? hours; 1 more episodes are held out" in out
+    assert "train: 11 episodes, 1100 steps, ? hours (held out of the stored split: 1 episodes)" in out
     assert "pairs       one step apart" in out and "entry       toy_robot, inferred from the features" in out
     _, out, _ = run(folder, "--split", "val", "--rate", 10, "--gap", 1.5)
     assert "val: 1 episodes, 100 steps, 0.002778 hours" in out and "pairs       1.5 s apart" in out

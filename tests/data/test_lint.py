@@ -92,16 +92,20 @@ def few_rows(toy):
 SPOILED = {
     nan: ("error", "not_finite", r"action: 2 of 1200 steps .* dimensions 0\.\.3, first at episode 3 step 5"),
     near_constant: ("warning", "near_constant", r"proprio: dimension 1 near-constant .*0\.001"),
-    outliers: ("warning", "outliers", r"action: .* 5 widths .*: dimension 2 2 of 1200 .* 40 at episode 4 step 6"),
+    outliers: (
+        "warning",
+        "outliers",
+        r"action: .* 5 widths .*: dimension 2 in 2 of 1200 .* 40 at episode 4 step 6",
+    ),
     saturated: ("warning", "saturated", r"action: .* dimension 0 in \d+ % of the steps at 0\.02"),
     gripper: ("warning", "gripper", r"action: dimension 3 is near 0 in 1\.7 % .* near 1 in 98 %.* 5 %"),
     idle: ("warning", "idle", r"action: idle: in 34 % of the steps .* 1 % .* first at episode 0 step 0 .*20 %"),
     static: ("warning", "static", r"\d+ of 128 sampled pairs 0\.6 s apart are static: .*0\.2 %"),
     empty: ("warning", "empty", r"image_wrist: 64 of 64 sampled frames are empty .*2 of 255"),
     undecodable: ("error", "undecodable", r"image_wrist: 64 of 64 sampled frames cannot be decoded"),
-    instructions: ("warning", "instructions", r"2 of 12 .* no instruction, the first is episode 2; .* 3 distinct"),
+    instructions: ("warning", "instructions", r"2 of 12 .* no instruction; the first is episode 2; .* 3 distinct"),
     one_instruction: ("note", "instructions", r"all 12 episodes have the same"),
-    short: ("warning", "short", r"1 of 12 episodes have fewer than 2 steps .* episode 6"),
+    short: ("warning", "short", r"1 of 12 episodes: fewer than 2 steps, .* episode 6"),
     duplicates: ("warning", "duplicates", r"1 of 12 .* episode 10 repeats episode 4"),
     rate: ("warning", "rate", r"steps a second is not known"),
 }
