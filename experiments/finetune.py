@@ -42,7 +42,7 @@ def main(_: Any) -> None:
     data = config.data
     robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
     few, others = robot.divided(data.episodes)
-    stats = statistics.compute(few["action"], data.normalisation)
+    stats = statistics.cached(few, "action", data.normalisation, data.cache)
     batches = loader.action_stream(
         few.decoded(size) if data.decode_once else few, tokenizer, stats, config.head.horizon,
         config.batch_size, config.seed, size, **sources.reading(data), **launch.shares(),

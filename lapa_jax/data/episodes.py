@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, overload
 
 import numpy as np
+import PIL
 
 from lapa_jax import errors
 from lapa_jax.data import storage, transforms
@@ -110,7 +111,7 @@ class Episodes:
             try:
                 return transforms.decode_image(stored, image_size)
             except (OSError, ValueError, SyntaxError) as error:
-                what = "is empty" if not stored else f"cannot be decoded ({' '.join(str(error).split())[:80]})"
+                what = "is empty" if not stored else f"cannot be decoded ({_reason(error)})"
                 raise errors.UserError(
                     f"{self.name}: the {camera or self.camera} of episode {episode} at step {step} {what}; "
                     "choose another camera with data.image_key, or repair the dataset"
@@ -198,6 +199,12 @@ class Decoded:
 
     def read(self, episode: int, step: int) -> np.ndarray:
         return self.frames[episode][step]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "no PNG or JPEG"
+    return " ".join(str(error).split())[:80]
 
 
 def _memory() -> int:

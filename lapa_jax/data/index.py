@@ -171,19 +171,38 @@ def open_index(plan: Plan, cache: pathlib.Path, workers: int | None = None, prog
         "columns": [dataclasses.asdict(column) for column in plan.columns],
     }
     folder = cache / f"{plan.name}-{storage.digest([about, identities])}"
-    if not (folder / "index.json").exists():
-        parts = cache / "parts"
-        parts.mkdir(parents=True, exist_ok=True)
-        paths = [parts / f"{storage.digest([about | {'expected': None}, one])}.npz" for one in identities]
-        _build_parts(plan, paths, workers, progress)
-        with storage.NewFolder(folder) as partial:
-            _merge(plan, about, identities, paths, partial)
-        for path in paths:
-            path.unlink(missing_ok=True)
+    if not _is_ready(folder):
+        try:
+            _build(plan, about, identities, folder, workers, progress)
+        except FileNotFoundError:
+            if not _is_ready(folder):  # another process that built the same one took the parts away
+                raise
     index = Index(str(folder), plan.paths)
     for damage in index.about["damaged"]:
         logging.warning("%s: left out: %s", plan.name, damage)
     return index
+
+
+def _is_ready(folder: pathlib.Path) -> bool:
+    return (folder / "index.json").exists()
+
+
+def _build(
+    plan: Plan,
+    about: Mapping[str, Any],
+    identities: Sequence[Any],
+    folder: pathlib.Path,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    parts = folder.parent / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = [parts / f"{storage.digest([about | {'expected': None}, one])}.npz" for one in identities]
+    _build_parts(plan, paths, workers, progress)
+    with storage.NewFolder(folder) as partial:
+        _merge(plan, about, identities, paths, partial)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _build_parts(plan: Plan, parts: Sequence[pathlib.Path], workers: int | None, progress: bool) -> None:

@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache,
             gap=options.gap,
         )
-        print(card_text.render(card))
         if options.json:
             _write(options.json, json.dumps(card.to_json(), indent=1) + "\n")
         if options.html:
@@ -47,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    _tell(card_text.render(card))
     return 0
 
 
@@ -74,7 +74,13 @@ def _write(path: str, text: str) -> None:
         pathlib.Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-    print(f"\nwrote {os.path.abspath(path)}")
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # a reader that has seen enough, as head; nor shall Python flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

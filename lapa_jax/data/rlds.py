@@ -222,7 +222,7 @@ def entry_of(dataset: Dataset, name: str | None = None, view: str = "robot") -> 
     entry = standard.lookup(name or dataset.name)
     if name is not None and entry is None:
         raise errors.UserError(f"no dataset {name!r} in the table; see docs/datasets.md, or leave data.name out")
-    if "rate_hz" in dataset.about:
+    if name is None and "rate_hz" in dataset.about:
         entry = standard.clips_entry(dataset.name, dataset.about["rate_hz"], dataset.columns)
     if entry is None:
         names = (tuple(dataset.of_kind(*kinds)) for kinds in (("image",), ("array",), ("text", "codes")))

@@ -89,9 +89,9 @@ def read_text(path: str) -> str:
 def find(root: str, name: str) -> list[str]:
     """Folders at or below `root` that hold a file called `name`, sorted."""
     if is_url(root):
-        system, scheme = _filesystem(root), root.split("://", 1)[0]
+        system = _filesystem(root)
         found = [path for path in system.find(root) if path.rsplit("/", 1)[-1] == name]
-        return sorted(f"{scheme}://{path.rsplit('/', 1)[0].lstrip('/')}" for path in found)
+        return sorted(system.unstrip_protocol(path.rsplit("/", 1)[0]) for path in found)
     return sorted(str(path.parent) for path in pathlib.Path(root).expanduser().rglob(name))
 
 

@@ -221,6 +221,20 @@ def test_an_index_is_built_once_and_pickles_small(dataset, tmp_path, monkeypatch
     assert not list((tmp_path / "cache" / "data" / "parts").iterdir())
 
 
+def test_two_processes_may_build_the_same_index(dataset, tmp_path, monkeypatch):
+    real = index._merge
+
+    def overtaken(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "_merge", real)
+            opened(dataset, tmp_path / "cache")  # the other one, from beginning to end
+        real(*args)
+
+    monkeypatch.setattr(index, "_merge", overtaken)
+    assert len(opened(dataset, tmp_path / "cache")) == 6
+    assert [path.name for path in (tmp_path / "cache/data").iterdir() if "partial" in path.name] == []
+
+
 def test_a_killed_build_continues(dataset, tmp_path, monkeypatch):
     real, built = index._build_part, []
 
@@ -306,9 +320,11 @@ def test_tfrecords_are_read_from_any_filesystem(tmp_path, encoded):
     folder = write(tmp_path / "toy", encoded, "tfrecord")
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/bucket/toy", recursive=True)
-    remote, local = opened("memory://bucket/toy", tmp_path / "a"), opened(folder, tmp_path / "b")
-    assert remote.about["digests"] == local.about["digests"]
-    assert remote.frame("observation/image", 2, 3) == local.frame("observation/image", 2, 3)
+    local = opened(folder, tmp_path / "b")
+    for url in ("memory://bucket/toy", "memory://bucket", f"file://{folder}"):
+        remote = opened(url, tmp_path / "a")
+        assert remote.about["digests"] == local.about["digests"]
+        assert remote.frame("observation/image", 2, 3) == local.frame("observation/image", 2, 3)
 
 
 def test_code_points_that_are_none_are_named():

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -218,6 +219,11 @@ def test_the_program_runs_by_its_name(robot_folder, tmp_path):
     command = [sys.executable, "-m", "lapa_jax.data.inspect", str(robot_folder), "--cache", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "12 episodes" in done.stdout and not done.stderr
+    read, write = os.pipe()
+    os.close(read)  # as head does when it has seen enough
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode == 0 and not done.stderr
     done = subprocess.run([*command, "--split", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
