@@ -14,7 +14,8 @@ import launch
 import numpy as np
 
 from lapa_jax import checkpoints, errors, metrics, sharding, training
-from lapa_jax.data import episodes, labelled, latents, sources, storage
+from lapa_jax.data import episodes, labelled, latents, sources
+from lapa_jax.data.stored import storage
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 

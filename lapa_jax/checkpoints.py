@@ -16,7 +16,10 @@ from orbax.checkpoint import v1 as ocp
 from lapa_jax import errors, sharding
 from lapa_jax.training import TrainState
 
-FREE = ("num_steps", "log_every", "checkpoint", "mesh", "distributed")
+FREE = (
+    "num_steps", "log_every", "checkpoint", "mesh", "distributed",
+    "data.cache", "data.num_threads", "data.num_workers",
+)
 """Config keys that may change when a run is resumed."""
 
 

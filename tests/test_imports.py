@@ -55,9 +55,9 @@ def reason(name: str, file: str) -> str | None:
     if inside(name, "orbax") and file != "lapa_jax/checkpoints.py":
         return "Orbax has one door, lapa_jax/checkpoints.py"
     if inside(name, "tensorflow_datasets") and not (
-        file == "lapa_jax/data/writing.py" or file.startswith("data/")
+        file == "lapa_jax/data/stored/writing.py" or file.startswith("data/")
     ):
-        return "TFDS has one door, lapa_jax/data/writing.py (and the dataset builders in data/)"
+        return "TFDS has one door, lapa_jax/data/stored/writing.py (and the dataset builders in data/)"
     if file.startswith(("lapa_jax/data/", "lapa_jax/envs/")) and inside(name, *ARRAYS):
         return "worker processes must not load jax"
     if file.startswith("data/") and inside(name, *ARRAYS, "lapa_jax.models", "lapa_jax.training"):

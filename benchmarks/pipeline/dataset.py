@@ -21,7 +21,7 @@ import tqdm
 from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data import records, writing
+from lapa_jax.data.stored import records, writing
 from pipeline import scenes
 
 NAME, RATE, SHARDS, QUALITY = "benchmark", 5, 16, 95

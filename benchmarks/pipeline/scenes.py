@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import decoding, pictures, recordings, video
+from lapa_jax.data.video import decoding, pictures, recordings
+from lapa_jax.data.video import folders as video
 
 SIZE = 256  # side of a frame
 _HEIGHT = 360  # clips are kept at this height or less

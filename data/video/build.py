@@ -12,7 +12,8 @@ from pathlib import Path
 from absl import app, flags
 
 from lapa_jax import errors
-from lapa_jax.data import clips, motion, video
+from lapa_jax.data.video import clips, motion
+from lapa_jax.data.video import folders as video
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder of the videos.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The dataset goes to OUT/NAME/1.0.0.", required=True)

@@ -9,7 +9,8 @@ import numpy as np
 import PIL
 
 from lapa_jax import errors
-from lapa_jax.data import storage, transforms
+from lapa_jax.data import transforms
+from lapa_jax.data.stored import storage
 
 
 class Frames(Protocol):

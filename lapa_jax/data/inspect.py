@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lapa_jax import errors
-from lapa_jax.data import card as card_lib
-from lapa_jax.data import card_page, card_text, sources, storage
+from lapa_jax.data import sources
+from lapa_jax.data.card import contents as card_lib
+from lapa_jax.data.card import page as card_page
+from lapa_jax.data.card import text as card_text
+from lapa_jax.data.stored import storage
 
 # As in experiments/configs/common.py, so that training finds what was decoded.
 _CLIPS = {"rate": 10.0, "size": 256, "quality": 95}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import construction, example, index, storage, writing
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import latents as latents_lib
+from lapa_jax.data.stored import construction, example, index, storage, writing
 
 FEATURE = "latent_action"
 NO_PAIR = -1

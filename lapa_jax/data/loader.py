@@ -17,9 +17,10 @@ from absl import flags
 from lapa_jax import errors
 from lapa_jax.data import augment as augment_lib
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import gaps, mixtures, prompts, transforms
+from lapa_jax.data import gaps, prompts, transforms
 from lapa_jax.data import latents as latents_lib
 from lapa_jax.data import statistics as statistics_lib
+from lapa_jax.data.tables import mixtures
 
 Batch = dict[str, np.ndarray]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]

@@ -15,7 +15,9 @@ import numpy as np
 
 from lapa_jax import errors
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import features, index, recordings, schema, standard, storage
+from lapa_jax.data.stored import features, index, schema, storage
+from lapa_jax.data.tables import standard
+from lapa_jax.data.video import recordings
 
 Episodes = episodes_lib.Episodes
 _VIEWS = ("video", "robot")

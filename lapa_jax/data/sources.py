@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lapa_jax import errors
-from lapa_jax.data import augment, clips, gaps, lerobot, mixtures, recordings, rlds, storage, video
+from lapa_jax.data import augment, gaps, rlds
 from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data.lerobot import dataset as lerobot
+from lapa_jax.data.stored import storage
+from lapa_jax.data.tables import mixtures
+from lapa_jax.data.video import clips, recordings
+from lapa_jax.data.video import folders as video
 
 _ROBOT = ("name", "rate", "cache", "on_damage")
 

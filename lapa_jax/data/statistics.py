@@ -13,7 +13,7 @@ import numpy as np
 from lapa_jax import errors
 from lapa_jax.data import columns as columns_lib
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import storage
+from lapa_jax.data.stored import storage
 
 _FIELDS = ("mean", "std", "min", "max", "q01", "q99")
 _SCHEMES = ("quantile", "gaussian")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lapa_jax.data import pictures, writing
+from lapa_jax.data.stored import writing
+from lapa_jax.data.video import pictures
 
 EPISODES, STEPS, SIDE = 12, 100, 16
 NAME = "toy_robot"

@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import clips, motion, recordings, video
+from lapa_jax.data.video import clips, motion, recordings
+from lapa_jax.data.video import folders as video
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "data/video/build.py"
@@ -153,7 +154,7 @@ def test_a_killed_build_goes_on(tmp_path, workers):
     expected = build(video.VideoFolder(root, "all"), tmp_path / "whole", recordings_per_shard=1)
     script = (
         "import test_clips\n"
-        "from lapa_jax.data import video\n"
+        "from lapa_jax.data.video import folders as video\n"
         "if __name__ == '__main__':\n"
         f"    source = test_clips.Slow(video.VideoFolder({str(root)!r}, 'all'), 0.3)\n"
         f"    test_clips.build(source, {str(tmp_path / 'out')!r}, recordings_per_shard=1, workers={workers})\n"
@@ -479,7 +480,8 @@ def test_filtered_builds_are_equal_too(tmp_path):
 
 def test_workers_do_without_jax_and_tensorflow():
     script = (
-        "import sys, lapa_jax.data.clips, lapa_jax.data.video; assert not {'jax', 'tensorflow'} & set(sys.modules)"
+        "import sys, lapa_jax.data.video.clips, lapa_jax.data.video.folders\n"
+        "assert not {'jax', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import decoding, pictures, recordings
+from lapa_jax.data.video import decoding, pictures, recordings
 
 VIDEOS = Path(__file__).resolve().parents[3] / "shared/data/videos"
 KINDS = (".webm", ".mp4", ".mkv", ".avi")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from lapa_jax.data import example
+from lapa_jax.data.stored import example
 
 Feature, Features = tf_feature_pb2.Feature, tf_feature_pb2.Features
 VALUES = st.one_of(

@@ -14,7 +14,8 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import features, index, records, rlds, schema, storage
+from lapa_jax.data import rlds
+from lapa_jax.data.stored import features, index, records, schema, storage
 
 F = tfds.features
 STEPS = {

@@ -14,7 +14,10 @@ import make_robot
 import numpy as np
 import pytest
 
-from lapa_jax.data import card, card_page, card_text, inspect, transforms
+from lapa_jax.data import inspect, transforms
+from lapa_jax.data.card import contents as card
+from lapa_jax.data.card import page as card_page
+from lapa_jax.data.card import text as card_text
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data"
 BRIDGE = SHARED / "bridge_dataset"

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import lerobot, lerobot_parquet
+from lapa_jax.data.lerobot import dataset as lerobot
+from lapa_jax.data.lerobot import parquet as lerobot_parquet
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/lerobot_sample"
 TOP, WRIST = "observation.images.top", "observation.images.wrist"

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.data import card, columns, lint, lint_arrays, motion, rlds, samples, statistics
+from lapa_jax.data import columns, rlds, statistics
+from lapa_jax.data.card import contents as card
+from lapa_jax.data.card import lint, lint_arrays, samples
+from lapa_jax.data.video import motion
 
 
 def findings(folder, tmp_path):

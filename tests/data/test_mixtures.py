@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lapa_jax import errors
-from lapa_jax.data import mixtures, standard
+from lapa_jax.data.tables import mixtures, standard
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 weights = st.floats(1e-3, 1e3)
@@ -131,4 +131,5 @@ def test_bad_probabilities_are_refused(w, n, word):
 
 
 def test_the_page_shows_the_mixtures():
-    assert mixtures.render() in PAGE.read_text(), "write `python -m lapa_jax.data.mixtures` into docs/datasets.md"
+    remedy = "write `python -m lapa_jax.data.tables.mixtures` into docs/datasets.md"
+    assert mixtures.render() in PAGE.read_text(), remedy

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import camera, decoding, motion, pictures, recordings
+from lapa_jax.data.video import camera, decoding, motion, pictures, recordings
 
 VIDEOS = Path(__file__).resolve().parents[3] / "shared/data/videos"
 RATE = 10

@@ -8,7 +8,7 @@ from array_record.python import array_record_module
 from hypothesis import strategies as st
 
 from lapa_jax import errors
-from lapa_jax.data import records
+from lapa_jax.data.stored import records
 
 BLOCK = 1 << 16
 SIZES = st.sampled_from([0, 1, 7, 100, 5000, BLOCK - 25, BLOCK - 24, BLOCK - 23, BLOCK, 3 * BLOCK + 11])

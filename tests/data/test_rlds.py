@@ -10,7 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lapa_jax import errors
-from lapa_jax.data import gaps, index, latents, loader, prompts, rlds, transforms
+from lapa_jax.data import gaps, latents, loader, prompts, rlds, transforms
+from lapa_jax.data.stored import index
 
 
 class Bare(tfds.core.GeneratorBasedBuilder):

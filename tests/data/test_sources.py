@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.data import clips, episodes, gaps, loader, rlds, sources
+from lapa_jax.data import episodes, gaps, loader, rlds, sources
+from lapa_jax.data.video import clips
 
 
 @pytest.fixture(scope="session")

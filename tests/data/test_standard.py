@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.data import entries, rlds, standard
+from lapa_jax.data import rlds
+from lapa_jax.data.tables import entries, standard
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "bridge_dataset"
@@ -300,7 +301,8 @@ def test_the_bridge_sample_is_as_the_table_says():
 
 
 def test_the_page_shows_the_table():
-    assert standard.render() in PAGE.read_text(), "write `python -m lapa_jax.data.standard` into docs/datasets.md"
+    remedy = "write `python -m lapa_jax.data.tables.standard` into docs/datasets.md"
+    assert standard.render() in PAGE.read_text(), remedy
 
 
 def test_the_example_of_the_page_works_and_has_ten_lines(monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lapa_jax import errors
-from lapa_jax.data import instructions, recordings, video
+from lapa_jax.data.video import folders as video
+from lapa_jax.data.video import instructions, recordings
 
 VIDEOS = Path(__file__).resolve().parents[3] / "shared/data/videos"
 

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data import pictures, writing
+from lapa_jax.data.stored import writing
+from lapa_jax.data.video import pictures
 
 
 def features():

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lapa_jax.data import card as card_lib
-from lapa_jax.data import lint, lint_arrays
+from lapa_jax.data.card import contents as card_lib
+from lapa_jax.data.card import lint, lint_arrays
 
 _COMMON = 5  # instructions that are listed
 _WIDTH = 110

@@ -118,8 +118,8 @@ def with_ints(record: bytes, name: str, values: np.ndarray) -> bytes:
     numbers = b"".join(_encoded(int(value) & (1 << 64) - 1) for value in np.asarray(values).reshape(-1))
     feature = _message(3, _message(1, numbers))
     entry = _message(1, _message(1, name.encode()) + _message(2, feature))
-    others = b"".join(record[start:stop] for number, start, stop in _messages(record, 0, len(record)) if number == 1)
-    return _message(1, others + entry)
+    spans = [span for number, *span in _messages(record, 0, len(record)) if number == 1]
+    return _message(1, b"".join(record[start:stop] for start, stop in spans) + entry)
 
 
 def _message(number: int, body: bytes) -> bytes:

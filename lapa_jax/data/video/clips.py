@@ -13,8 +13,10 @@ from typing import Any
 import tqdm
 
 from lapa_jax import errors
-from lapa_jax.data import camera, clip_settings, construction, cutting, recordings, writing
-from lapa_jax.data import tally as tally_lib
+from lapa_jax.data.stored import construction, writing
+from lapa_jax.data.video import camera, cutting, recordings
+from lapa_jax.data.video import settings as clip_settings
+from lapa_jax.data.video import tally as tally_lib
 
 Settings = clip_settings.Settings
 _VERSION = "1.0.0"

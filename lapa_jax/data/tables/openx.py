@@ -8,7 +8,7 @@ descriptions where there are any, otherwise those that Octo and OpenVLA use. `no
 
 import dataclasses
 
-from lapa_jax.data.entries import Entry, Part
+from lapa_jax.data.tables.entries import Entry, Part
 
 DELTA = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 TFDS, SHEET, READERS = "TFDS catalog", "Open-X sheet", "Octo, OpenVLA"

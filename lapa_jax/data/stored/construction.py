@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data import writing
+from lapa_jax.data.stored import writing
 
 _UNFINISHED = "unfinished"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data import lerobot_episodes
-from lapa_jax.data import lerobot_parquet as parquet
+from lapa_jax.data.lerobot import files as lerobot_episodes
+from lapa_jax.data.lerobot import parquet
 
 
 @dataclasses.dataclass(frozen=True)

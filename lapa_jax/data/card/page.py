@@ -5,8 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lapa_jax.data import card as card_lib
-from lapa_jax.data import card_figures, card_style, card_text, lint, lint_arrays, samples
+from lapa_jax.data.card import contents as card_lib
+from lapa_jax.data.card import figures as card_figures
+from lapa_jax.data.card import lint, lint_arrays, samples
+from lapa_jax.data.card import style as card_style
+from lapa_jax.data.card import text as card_text
 
 _EPISODES = 12  # of which frames are shown
 _FRAMES = 8  # of each camera

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import lerobot_episodes, lerobot_meta, lerobot_names, recordings
-from lapa_jax.data import lerobot_parquet as parquet
+from lapa_jax.data.lerobot import files as lerobot_episodes
+from lapa_jax.data.lerobot import meta as lerobot_meta
+from lapa_jax.data.lerobot import names as lerobot_names
+from lapa_jax.data.lerobot import parquet
+from lapa_jax.data.video import recordings
 
 _OPTIONAL = ("task_index", "frame_index")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import instructions, pictures, recordings
+from lapa_jax.data.video import instructions, pictures, recordings
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _SOMETHING_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

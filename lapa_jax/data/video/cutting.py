@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import clip_settings, decoding, motion, pictures, recordings
-from lapa_jax.data import tally as tally_lib
+from lapa_jax.data.video import decoding, motion, pictures, recordings
+from lapa_jax.data.video import settings as clip_settings
+from lapa_jax.data.video import tally as tally_lib
 
 _T = TypeVar("_T")
 _JUDGED = 144  # pixels of the short side, at least, of frames that the filters see

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import pictures, recordings
+from lapa_jax.data.video import pictures, recordings
 
 # Matroska and WebM store whole milliseconds: a frame may be stamped this much after its true time.
 TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import motion, pictures, recordings
+from lapa_jax.data.video import motion, pictures, recordings
 
 
 @dataclasses.dataclass(frozen=True)

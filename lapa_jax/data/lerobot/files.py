@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data import lerobot_parquet as parquet
-from lapa_jax.data import recordings
+from lapa_jax.data.lerobot import parquet
+from lapa_jax.data.video import recordings
 
 
 @dataclasses.dataclass(frozen=True)

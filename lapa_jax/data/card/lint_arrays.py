@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lapa_jax.data import columns, lint, statistics
+from lapa_jax.data import columns, statistics
+from lapa_jax.data.card import lint
 
 _NAMED = 3  # dimensions that one message tells of
 _PROBE = 100_000  # values that are looked at for how many are distinct

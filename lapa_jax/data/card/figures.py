@@ -9,7 +9,8 @@ from PIL import Image
 
 from lapa_jax import errors
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import lint, lint_arrays, pictures
+from lapa_jax.data.card import lint, lint_arrays
+from lapa_jax.data.video import pictures
 
 _WIDTH = 224  # pixels to which wider frames are scaled
 _QUALITY = 85

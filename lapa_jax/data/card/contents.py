@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import columns, gaps, index, lint, lint_arrays, rlds, samples, schema, standard, statistics
+from lapa_jax.data import columns, gaps, rlds, statistics
 from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data.card import lint, lint_arrays, samples
+from lapa_jax.data.stored import index, schema
+from lapa_jax.data.tables import standard
 
 FIELDS = ("mean", "std", "min", "q01", "q99", "max")
 _ARRAYS = ("action", "proprio")

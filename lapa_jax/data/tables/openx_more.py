@@ -3,8 +3,8 @@
 Sources as in `openx`.
 """
 
-from lapa_jax.data.entries import Entry, Part
-from lapa_jax.data.openx import DELTA, READERS, SHEET, TFDS
+from lapa_jax.data.tables.entries import Entry, Part
+from lapa_jax.data.tables.openx import DELTA, READERS, SHEET, TFDS
 
 _SOURCE = f"{TFDS}; {SHEET}; {READERS}"
 _TWO_CAMERAS = {"image_primary": "observation/image", "image_wrist": "observation/wrist_image"}

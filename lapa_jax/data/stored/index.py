@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 
 from lapa_jax import errors
-from lapa_jax.data import example, records, schema, storage
+from lapa_jax.data.stored import example, records, schema, storage
 
 _VERSION = 1
 _SMALL = 64 << 20  # bytes that are not worth starting processes for

@@ -1,6 +1,6 @@
 """Standard names: which entry a dataset has, whether it is as the entry says, and its arrays through it.
 
-`python -m lapa_jax.data.standard` prints the table as docs/datasets.md shows it.
+`python -m lapa_jax.data.tables.standard` prints the table as docs/datasets.md shows it.
 """
 
 import re
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import openx, openx_more, schema
-from lapa_jax.data.entries import CAMERAS, OPS, Entry, Part
+from lapa_jax.data.stored import schema
+from lapa_jax.data.tables import openx, openx_more
+from lapa_jax.data.tables.entries import CAMERAS, OPS, Entry, Part
 
 Schema = Mapping[str, tuple[tuple[int, ...], str]]
 """Raw key -> (shape of one step, dtype); "object" for text."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data import lerobot_episodes, lerobot_meta, recordings
+from lapa_jax.data.lerobot import files as lerobot_episodes
+from lapa_jax.data.lerobot import meta as lerobot_meta
+from lapa_jax.data.video import recordings
 
 CAMERAS = ("image_primary", "image_secondary", "image_wrist")
 ARRAYS = {"proprio": ("observation.state", "state"), "action": ("action", "actions")}

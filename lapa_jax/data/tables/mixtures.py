@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import standard
+from lapa_jax.data.tables import standard
 
 Mixture = tuple[tuple[str, float], ...]
 

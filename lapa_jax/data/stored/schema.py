@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa_jax.data import example
+from lapa_jax.data.stored import example
 
 MAX_ELEMENTS = 128
 """Arrays with more numbers a step (embeddings, depth maps) are left in the records."""

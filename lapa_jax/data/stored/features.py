@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data import schema
+from lapa_jax.data.stored import schema
 
 _TENSORS = {"Tensor": None, "Scalar": (), "BBoxFeature": (4,), "ClassLabel": ()}
 _TENSOR_DTYPES = {"BBoxFeature": "float32", "ClassLabel": "int64"}

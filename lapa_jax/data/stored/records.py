@@ -15,7 +15,7 @@ import google_crc32c
 from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data import storage
+from lapa_jax.data.stored import storage
 
 FLAT, BLOCKS, WHOLE = 0, 1, 2
 """Layouts: bytes as they are; bytes between block headers; records to be read as a whole."""

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.data import camera
+from lapa_jax.data.video import camera
 
 _ACTIONS = ("keep", "drop", "compensate")
 _UNKNOWN = 0.5  # share of steps that must be measured for a camera speed to count

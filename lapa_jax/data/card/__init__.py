@@ -1,0 +1,1 @@
+"""The dataset card: what a dataset holds, and what looks wrong with it."""

@@ -1,0 +1,1 @@
+"""Bytes on disk: positioned reads, records, the sidecar index, and writing RLDS."""

@@ -1,0 +1,1 @@
+"""Datasets as data: keys, rates and conventions by name, and named mixtures."""
