@@ -21,7 +21,7 @@ class Job:
         contestant: a key of CONTESTANTS.
         task: a key of `measure.TASKS`.
         folder: of the dataset.
-        cache: where indices are.
+        cache: where indices are; "" is a new folder that is removed afterwards.
         cores: how many the process is held to.
         split: "full" or "half".
         batch: pairs.

@@ -43,7 +43,7 @@ class Size:
     Attributes:
         episodes: of the split "full".
         frames: of the first camera.
-        pixels_bytes: JPEG bytes of the first camera.
+        jpeg_bytes: of the frames of the first camera.
         record_bytes: of all records.
     """
 
@@ -152,7 +152,9 @@ def _example(number: int, images: Sequence[Sequence[bytes]]) -> dict[str, Any]:
     state[:, 6] = action[:, 6] = (np.arange(steps) < steps // 2).astype(np.float32)
     named = {f"image_{i}": frames for i, frames in enumerate(images)}
     text = _INSTRUCTIONS[number % len(_INSTRUCTIONS)]
-    return writing.episode_example(named, {"state": state, "action": action}, text, {"file_path": str(number)}, True)
+    return writing.episode_example(
+        named, {"state": state, "action": action}, text, {"file_path": str(number)}, True
+    )
 
 
 def _framed(record: bytes) -> bytes:

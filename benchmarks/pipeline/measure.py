@@ -1,11 +1,13 @@
 """One contestant in one process: `python -m pipeline.measure JOB` does a job and prints its result as JSON."""
 
+import dataclasses
 import importlib
 import itertools
 import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +100,8 @@ def main() -> None:
     job = contestants.Job(**json.loads(sys.argv[1]))
     # Before any library looks how many cores there are.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-job.cores :])
-    print(json.dumps(TASKS[job.task](job)))
+    with tempfile.TemporaryDirectory(dir=job.folder) as new:
+        print(json.dumps(TASKS[job.task](dataclasses.replace(job, cache=job.cache or new))))
 
 
 if __name__ == "__main__":

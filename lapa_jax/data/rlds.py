@@ -15,7 +15,7 @@ import numpy as np
 
 from lapa_jax import errors
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data.stored import features, index, schema, storage
+from lapa_jax.data.stored import features, index, indexing, schema, storage
 from lapa_jax.data.tables import standard
 from lapa_jax.data.video import recordings
 
@@ -138,8 +138,8 @@ def open_index(
     workers: int | None = None,
     progress: bool = True,
 ) -> index.Index:
-    """The sidecar index of a split; see `index.open_index`."""
-    plan = index.Plan(
+    """The sidecar index of a split; see `indexing.open_index`."""
+    plan = indexing.Plan(
         f"{dataset.name}-{split}".replace("/", "_"),
         dataset.shards(split),
         dataset.file_format,
@@ -147,7 +147,7 @@ def open_index(
         on_damage,
         dataset.splits[split][1],
     )
-    return index.open_index(plan, storage.cache_folder(cache), workers, progress)
+    return indexing.open_index(plan, storage.cache_folder(cache), workers, progress)
 
 
 def open_episodes(

@@ -101,7 +101,7 @@ def gap_of(data: Mapping[str, Any]) -> gaps.Gap:
 
 
 def reading(data: Mapping[str, Any]) -> dict[str, Any]:
-    """How a loader reads: the fields of `loader.Order` and the augmentation."""
+    """How a loader reads: the fields of `streams.Order` and the augmentation."""
     changes = augment.Augment(**data["augment"])
     return {"augment": changes, "num_threads": data["num_threads"], "num_workers": data["num_workers"]}
 

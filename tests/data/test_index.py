@@ -15,7 +15,7 @@ from PIL import Image
 
 from lapa_jax import errors
 from lapa_jax.data import rlds
-from lapa_jax.data.stored import features, index, records, schema, storage
+from lapa_jax.data.stored import features, indexing, records, schema, storage
 
 F = tfds.features
 STEPS = {
@@ -203,7 +203,7 @@ def test_formats_and_shards_do_not_matter_to_the_contents(encoded, tmp_path):
 
 
 def test_processes_and_one_process_make_the_same_index(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "_SMALL", 0)
+    monkeypatch.setattr(indexing, "_SMALL", 0)
     serial = opened(dataset, tmp_path / "a", workers=1)
     parallel = opened(dataset, tmp_path / "b", workers=2)
     for path in sorted(os.listdir(serial.folder)):
@@ -217,27 +217,27 @@ def test_an_index_is_built_once_and_pickles_small(dataset, tmp_path, monkeypatch
     assert len(pickle.dumps(first)) < 2000 and again.frame("observation/image", 2, 4) == first.frame(
         "observation/image", 2, 4
     )
-    monkeypatch.setattr(index, "_build_parts", None)
+    monkeypatch.setattr(indexing, "_build_parts", None)
     assert opened(dataset, tmp_path / "cache").folder == first.folder
     assert not list((tmp_path / "cache" / "data" / "parts").iterdir())
 
 
 def test_two_processes_may_build_the_same_index(dataset, tmp_path, monkeypatch):
-    real = index._merge
+    real = indexing._merge
 
     def overtaken(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(index, "_merge", real)
+            patch.setattr(indexing, "_merge", real)
             opened(dataset, tmp_path / "cache")  # the other one, from beginning to end
         real(*args)
 
-    monkeypatch.setattr(index, "_merge", overtaken)
+    monkeypatch.setattr(indexing, "_merge", overtaken)
     assert len(opened(dataset, tmp_path / "cache")) == 6
     assert [path.name for path in (tmp_path / "cache/data").iterdir() if "partial" in path.name] == []
 
 
 def test_a_killed_build_continues(dataset, tmp_path, monkeypatch):
-    real, built = index._build_part, []
+    real, built = indexing._build_part, []
 
     def killed(plan, shard, *rest):
         if len(built) == 2:
@@ -245,7 +245,7 @@ def test_a_killed_build_continues(dataset, tmp_path, monkeypatch):
         built.append(shard)
         real(plan, shard, *rest)
 
-    monkeypatch.setattr(index, "_build_part", killed)
+    monkeypatch.setattr(indexing, "_build_part", killed)
     with pytest.raises(KeyboardInterrupt):
         opened(dataset, tmp_path / "cache")
     built.clear()
