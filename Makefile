@@ -6,7 +6,6 @@ ARGS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
-BENCHMARKS := $(wildcard benchmarks/*.py)
 
 .PHONY: help demo test test-slow lint bench clean-venv
 
@@ -15,7 +14,7 @@ help:
 	@echo "make test [ARGS=...]        the tests; ARGS goes to pytest"
 	@echo "make test-slow              the tests that take minutes"
 	@echo "make lint                   ruff"
-	@echo "make bench                  the benchmarks"
+	@echo "make bench [ARGS=...]       the data pipeline beside others, about an hour; docs/benchmarks.md"
 	@echo "make clean-venv             remove .venv; the next target installs it again"
 
 demo: $(INSTALLED)
@@ -31,7 +30,8 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
 
 bench: $(INSTALLED)
-	@set -e; for program in $(BENCHMARKS); do $(PYTHON) $$program; done
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[video,bench]'
+	$(PYTHON) benchmarks/data_pipeline.py $(ARGS)
 
 clean-venv:
 	rm -rf $(VENV)

@@ -17,7 +17,7 @@ from absl import app, flags
 from pipeline import contestants, dataset, plan, report
 
 from lapa_jax import errors
-from lapa_jax.data.stored import writing
+from lapa_jax.data.stored import storage
 
 _DATA = flags.DEFINE_string("data", "runs/benchmark", "The dataset and its indices are kept here.")
 _GIGABYTES = flags.DEFINE_float("gigabytes", 2.0, "Size of the records, for each camera.")
@@ -26,21 +26,26 @@ _VIDEOS = flags.DEFINE_string("videos", None, "Folder of videos to cut frames fr
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Pairs.")
 _BUFFER = flags.DEFINE_integer("buffer", 10_000, "Of tf.data's shuffle, in pairs; this is Octo's for finetuning.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Of each of three windows in which speed is measured.")
-_ONLY = flags.DEFINE_string("only", "", "Run only jobs whose name begins so, for example 'speed/ours'.")
+_ONLY = flags.DEFINE_list("only", [""], "Run only jobs whose names begin so, for example speed/ours,index.")
 _JSON = flags.DEFINE_string("json", None, "File for all that was measured.")
 _WRITE = flags.DEFINE_string("write", None, "Page in which the tables are replaced.")
 
 
 def _measure(base: plan.Job, size: dataset.Size, tensorflow: bool) -> dict[str, plan.Done]:
-    results = {}
+    results: dict[str, plan.Done] = {}
+    about = {"command": _command(), "machine": report.machine(), "versions": report.versions()}
+    about["dataset"] = dataclasses.asdict(size)
     for name, job in plan.jobs(base, size, tensorflow).items():
-        if not name.startswith(_ONLY.value):
+        if not name.startswith(tuple(_ONLY.value)):
             continue
         results[name] = plan.run(job)
         short = {k: v for k, v in results[name].result.items() if not isinstance(v, list)}
         print(f"{name}: " + ", ".join(f"{k} {v:.4g}" if k != "failed" else v for k, v in short.items()), flush=True)
+        if _JSON.value:  # after each, so that nothing is lost
+            found = {name: dataclasses.asdict(done) for name, done in results.items()}
+            storage.write_json(Path(_JSON.value), about | {"results": found})
     if not results:
-        raise errors.UserError(f"no job begins with --only={_ONLY.value}")
+        raise errors.UserError(f"no job begins with --only={','.join(_ONLY.value)}")
     return results
 
 
@@ -67,16 +72,8 @@ def _run() -> None:
     _read_once(folder)
     settings = {"batch": _BATCH.value, "buffer": _BUFFER.value, "seconds": _SECONDS.value}
     base = contestants.Job("", "", str(folder), str(root / "index"), cores, **settings)
-    _report(_measure(base, size, tensorflow), size, tensorflow)
-
-
-def _report(results: dict[str, plan.Done], size: dataset.Size, tensorflow: bool) -> None:
-    text = report.page(results, size, _command(), tensorflow)
+    text = report.page(_measure(base, size, tensorflow), size, _command(), tensorflow)
     print(f"\n{text}")
-    if _JSON.value:
-        about = {"command": _command(), "machine": report.machine(), "versions": report.versions()}
-        found = {name: dataclasses.asdict(done) for name, done in results.items()}
-        writing.write_json(Path(_JSON.value), about | {"dataset": dataclasses.asdict(size), "results": found})
     if _WRITE.value:
         report.write(Path(_WRITE.value), text)
 

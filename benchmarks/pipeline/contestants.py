@@ -143,7 +143,7 @@ CONTESTANTS = {
     "ours_compressed": Contestant("ours, ArrayRecord compressed", _ours("array_record_compressed", threads=1)),
     "ours_processes": Contestant("ours, TFRecord, a process a core", _ours("tfrecord", workers=1)),
     "tf_data": Contestant("(a) tf.data as Octo and OpenVLA", _tf_data(resize=True), "pipeline.tfdata"),
-    "tf_data_plain": Contestant("(a') the same without the resize", _tf_data(resize=False), "pipeline.tfdata"),
+    "tf_data_plain": Contestant("(a′) the same without the resize", _tf_data(resize=False), "pipeline.tfdata"),
     "folders": Contestant("(b) folders of images as official LAPA", _folders, "pipeline.folders"),
     "decode": Contestant("decoding alone, on one core", _only_decode, "simplejpeg"),
     "small": Contestant(f"ours, {_SMALL} px, decoded each time", _small(decoded=False)),

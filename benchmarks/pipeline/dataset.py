@@ -5,7 +5,9 @@ of the shards again, as links.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -60,7 +62,7 @@ def make(root: Path, gigabytes: float, cameras: int, videos: str | None, workers
         (folder, size).
 
     Raises:
-        UserError: there are no videos in `videos`.
+        UserError: there are no videos in `videos`, or more cameras than Bridge has.
     """
     source = f"{scenes.identity(videos):08x}" if videos else "drawn"
     folder = root / f"{gigabytes:g}gb-{cameras}cam-{source}"
@@ -82,25 +84,20 @@ def _make(folder: Path, gigabytes: float, cameras: int, videos: str | None, work
         directory(folder, form).mkdir(parents=True)
     (folder / FRAMES).mkdir()
     size = int(gigabytes * 1e9 / SHARDS)
-    found = scenes.open_scenes(videos)
-    made: list[Size] = []
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (found,)) as pool:
-        futures = [pool.submit(_shard, folder, shard, size, cameras) for shard in range(SHARDS)]
-        for future in tqdm.tqdm(futures, desc="make the dataset", unit="shard"):
-            made.append(future.result())
+    shard = functools.partial(_shard, folder, videos, size, cameras)
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            run = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, context)).map
+        made = list(tqdm.tqdm(run(shard, range(SHARDS)), "make the dataset", SHARDS, unit="shard"))
     for form in FORMATS:
         _finish(directory(folder, form), form, cameras, made)
     total = {field.name: sum(getattr(one, field.name) for one in made) for field in dataclasses.fields(Size)}
     writing.write_json(folder / _READY, total)
 
 
-_scenes: scenes.Scenes
-
-
-def _start(found: scenes.Scenes) -> None:
-    global _scenes
-    _scenes = found
+_scenes = functools.cache(scenes.open_scenes)  # once a process
 
 
 def _features(cameras: int) -> Any:
@@ -108,7 +105,7 @@ def _features(cameras: int) -> Any:
     return writing.episode_features(images, {"state": (7,), "action": (7,)}, {"file_path": str})
 
 
-def _shard(folder: Path, shard: int, size: int, cameras: int) -> Size:
+def _shard(folder: Path, videos: str | None, size: int, cameras: int, shard: int) -> Size:
     """Writes one shard in every format, of `size` bytes or little more."""
     features, made = _features(cameras), Size(0, 0, 0, 0)
     paths = {form: directory(folder, form) / _file(form, "full", shard, SHARDS) for form in FORMATS}
@@ -120,7 +117,7 @@ def _shard(folder: Path, shard: int, size: int, cameras: int) -> Size:
     with open(paths["tfrecord"], "wb") as tfrecord:
         while made.record_bytes < size:
             number = shard * 100_000 + made.episodes
-            images = list(zip(*_images(number, cameras), strict=True))
+            images = list(zip(*_images(_scenes(videos), number, cameras), strict=True))
             record = features.serialize_example(_example(number, images))
             tfrecord.write(_framed(record))
             for writer in writers.values():
@@ -137,11 +134,11 @@ def _shard(folder: Path, shard: int, size: int, cameras: int) -> Size:
     return made
 
 
-def _images(number: int, cameras: int) -> list[list[bytes]]:
+def _images(found: scenes.Scenes, number: int, cameras: int) -> list[list[bytes]]:
     """JPEGs as TFDS encodes them, [step][camera]."""
     return [
         [simplejpeg.encode_jpeg(frame, QUALITY, "RGB", "420") for frame in frames]
-        for frames in _scenes.episode(number, cameras)
+        for frames in found.episode(number, cameras)
     ]
 
 

@@ -64,7 +64,10 @@ def machine() -> str:
 
 
 def versions() -> str:
-    packages = (*_PACKAGES, *(("tensorflow",) if importlib.util.find_spec("tensorflow") else ()))
+    """Of Python and of the packages that read."""
+    packages = list(_PACKAGES)
+    if importlib.util.find_spec("tensorflow"):  # of several distributions, tensorflow-cpu among them
+        packages += importlib.metadata.packages_distributions()["tensorflow"][:1]
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return f"Python {platform.python_version()}, {', '.join(found)}"
 
@@ -92,6 +95,8 @@ def _speeds(results: Results) -> str:
     cores = max(done.job.cores for done in results.values())
     rows = []
     for name in [name for name in contestants.CONTESTANTS if not name.startswith("small")]:
+        if speed(name, 1) is None and speed(name, cores) is None:
+            continue
         one, row = speed(name, 1), [contestants.CONTESTANTS[name].title]
         row += [_number(one)]
         row += [_number(_divided(one, speed(other, 1)), _TIMES) for other in _OTHERS.values()]

@@ -99,7 +99,10 @@ def _drawn(seed: int, steps: int = 60, height: int = 288, width: int = 384) -> n
     grey, *colours = np.fft.ifft2(np.fft.fft2(rng.normal(size=(4, side, side))) / frequency**1.5).real
     surface = np.stack([grey + 0.3 * colour for colour in colours], axis=-1)
     surface *= 45 / surface.std()
-    path = rng.uniform(0, side, 2) + np.arange(steps)[:, None] * rng.uniform(-3, 3, 2)
-    views = [np.roll(surface, -place.round().astype(int), (0, 1))[:height, :width] for place in path]
-    grain = rng.normal(0, 2.0, (steps, height, width, 1))
-    return np.clip(128 + np.stack(views) + grain, 0, 255).astype(np.uint8)
+    surface = np.tile((128 + surface).astype(np.int16), (2, 2, 1))
+    clip = rng.integers(-3, 4, (steps, height, width, 1), np.int8).repeat(3, axis=-1).astype(np.int16)
+    place, drift = rng.uniform(0, side, 2), rng.uniform(-3, 3, 2)
+    for t in range(steps):
+        top, left = (place + t * drift).astype(int) % side
+        clip[t] += surface[top : top + height, left : left + width]
+    return np.clip(clip, 0, 255, out=clip).astype(np.uint8)

@@ -1,6 +1,7 @@
 """Episodes by number, frames by (episode, step): what every source looks like to a loader."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol, overload
@@ -11,6 +12,8 @@ import PIL
 from lapa_jax import errors
 from lapa_jax.data import transforms
 from lapa_jax.data.stored import storage
+
+_LONGEST = 1 << 31  # steps; no episode has as many
 
 
 class Frames(Protocol):
@@ -107,6 +110,8 @@ class Episodes:
         Raises:
             UserError: no such camera, or bytes that are not an image.
         """
+        if image_size is not None and image_size < 1:
+            raise errors.UserError(f"data.image_size {image_size} holds no pixel; use 1 or more")
         stored = self.encoded(episode, step, camera)
         if isinstance(stored, bytes):
             try:
@@ -143,7 +148,9 @@ class Episodes:
             raise errors.UserError(
                 f"{self.name}: how many steps a second is not known; give data.rate, or add it to the table"
             )
-        return max(round(seconds * self.rate), 1)
+        if not (math.isfinite(self.rate) and self.rate > 0):
+            raise errors.UserError(f"{self.name}: {self.rate} steps a second make no sense; correct data.rate")
+        return max(round(min(seconds * self.rate, _LONGEST)), 1)
 
     def divided(self, count: int) -> tuple["Episodes", "Episodes"]:
         """The first `count` episodes, and the others.

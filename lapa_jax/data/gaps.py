@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 
@@ -66,12 +67,14 @@ class Gap:
     past_end: str = "exclude"
 
     def __post_init__(self):
-        if not self.seconds > 0:
+        if not 0 < self.seconds < math.inf:
             raise errors.UserError(
-                f"data.gap {self.seconds} s pairs a frame with itself or its past; use more than 0"
+                f"data.gap {self.seconds} s pairs a frame with itself, its past or nothing; use more than 0"
             )
-        if self.longest is not None and not self.longest >= self.seconds:
-            raise errors.UserError(f"data.longest_gap {self.longest} s is less than data.gap {self.seconds} s")
+        if self.longest is not None and not self.seconds <= self.longest < math.inf:
+            raise errors.UserError(
+                f"data.longest_gap {self.longest} s is not a time from data.gap {self.seconds} s on"
+            )
         if self.past_end not in PAST_END:
             raise errors.UserError(f"data.past_end {self.past_end!r}: choose one of {', '.join(PAST_END)}")
 

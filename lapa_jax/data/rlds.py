@@ -7,6 +7,7 @@ knows, ArrayRecord from local paths.
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -69,10 +70,10 @@ class Dataset:
                 "SHARD_X_OF_Y": f"{i:05d}-of-{count:05d}",
             }
             try:
-                names.append(template.format(**values))
-            except (KeyError, IndexError, ValueError) as error:
+                names.append(_inside(template.format(**values)))
+            except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
                 raise errors.UserError(
-                    f"{self.directory}: file name template {template!r} has an unknown part"
+                    f"{self.directory}: file name template {template!r} is not one that TFDS writes"
                 ) from error
         return tuple(storage.join(self.directory, name) for name in names)
 
@@ -92,18 +93,43 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
     info_path, own = storage.join(folder, "dataset_info.json"), storage.join(folder, "lapa.json")
     try:
         info = json.loads(storage.read_text(info_path))
-        splits = {
-            split["name"]: (
-                split.get("filepathTemplate") or _TEMPLATE,
-                tuple(int(n) for n in split["shardLengths"]),
-            )
-            for split in info.get("splits", ())
-        }
-        name, file_format = info["name"], info.get("fileFormat") or "tfrecord"
+        splits = {split["name"]: _stored_split(split) for split in info.get("splits", ())}
+        name, file_format = _text(info["name"]), _text(info.get("fileFormat") or "tfrecord")
+        about = json.loads(storage.read_text(own)) if storage.exists(own) else {}
+        _check_own(about)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.UserError(f"{info_path} is not what TFDS writes ({error!r:.120})") from error
-    about = json.loads(storage.read_text(own)) if storage.exists(own) else {}
+        raise errors.UserError(
+            f"{info_path} (or lapa.json beside it) is not what its writer writes ({error!r:.120})"
+        ) from error
+    if not splits:
+        raise errors.UserError(f"{info_path} names no split; is the dataset built to its end?")
     return Dataset(folder, name, file_format, splits, schema.columns(tree), about)
+
+
+def _inside(name: str) -> str:
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is no file of the dataset's folder")
+    return name
+
+
+def _stored_split(split: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    template, lengths = _text(split.get("filepathTemplate") or _TEMPLATE), split["shardLengths"]
+    counts = tuple(int(length) for length in lengths) if isinstance(lengths, list) else (-1,)
+    if min(counts, default=0) < 0:
+        raise ValueError(f"shardLengths {lengths!r}")
+    return template, counts
+
+
+def _check_own(about: Mapping[str, Any]) -> None:
+    rate = about.get("rate_hz", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"rate_hz {rate!r}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def find_dataset(directory: str | pathlib.Path) -> str:
@@ -113,13 +139,18 @@ def find_dataset(directory: str | pathlib.Path) -> str:
         UserError: none or several there.
     """
     root = str(directory)
+    if not root:
+        raise errors.UserError("data.directory is empty; give the folder of a dataset")
+    described = storage.find(root, "features.json")
     found = [
         path
-        for path in storage.find(root, "features.json")
+        for path in described
         if storage.exists(storage.join(path, "dataset_info.json"))
         # What a killed TFDS build leaves behind.
         and not any(part.startswith("incomplete.") for part in pathlib.PurePath(path[len(root) :]).parts)
     ]
+    if not found and described:
+        raise errors.UserError(f"{described[0]} has features.json and no dataset_info.json; fetch it whole")
     if not found:
         raise errors.UserError(
             f"no dataset at {root}: build one with `python data/tabletop/build.py --out={root}` or give the "
@@ -182,6 +213,8 @@ def open_episodes(
     """
     if view not in _VIEWS:
         raise errors.UserError(f"no view {view!r}; choose 'video' or 'robot'")
+    if rate is not None and not 0 < rate < math.inf:
+        raise errors.UserError(f"data.rate {rate} is no number of steps a second; give one above 0, or none")
     dataset = open_dataset(directory)
     entry = entry_of(dataset, name, view)
     images = _images(dataset, entry)

@@ -1,6 +1,7 @@
 """Any source by its folder: RLDS is indexed where it lies, videos are decoded once and then indexed."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -41,6 +42,10 @@ def open_mixture(
             "fetch them, or give the ones you have as FOLDER=WEIGHT,..."
         )
     opened = tuple(open_episodes(folder, split, view, data) for folder in folders)
+    seen: dict[str, str] = {}
+    for folder, episodes in zip(folders, opened, strict=True):
+        if (first := seen.setdefault(episodes.fingerprint, folder)) != folder:
+            raise errors.UserError(f"{first} and {folder} of data.mixture hold the same data; name it once")
     return episodes_lib.Mixture(opened, tuple(weight for _, weight in members), data["balance"])
 
 
@@ -55,8 +60,10 @@ def open_episodes(
     Raises:
         UserError: nothing there that can be read.
     """
-    folder = str(directory)
-    videos = not storage.is_url(folder) and not rlds_below(folder)
+    folder = os.path.expanduser(str(directory))
+    videos = not storage.is_url(folder) and bool(folder) and not rlds_below(folder)
+    if not videos and not storage.is_url(folder):
+        _check_alone(folder)
     if videos:
         folder = str(decode(folder, split, data))
     choices = {key: data[key] for key in _ROBOT} | {"hold_out": not videos}
@@ -65,7 +72,17 @@ def open_episodes(
 
 def rlds_below(folder: str) -> bool:
     """Whether there is a TFDS dataset at or below `folder`."""
-    return bool(storage.find(folder, "dataset_info.json"))
+    return bool(storage.find(folder, "dataset_info.json") or storage.find(folder, "features.json"))
+
+
+def _check_alone(folder: str) -> None:
+    """Refuses a parent of an RLDS dataset and of something else: which one is meant?"""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if os.path.isdir(folder) else ():
+        if not entry.is_dir() or rlds_below(entry.path):
+            continue
+        is_lerobot = os.path.exists(os.path.join(entry.path, "meta", "info.json"))
+        if is_lerobot or any(name.lower().endswith(video.SUFFIXES) for name in os.listdir(entry.path)):
+            raise errors.UserError(f"{folder} holds an RLDS dataset and {entry.path} beside it; give one of them")
 
 
 def decode(folder: str, split: str, data: Mapping[str, Any]) -> pathlib.Path:
@@ -75,12 +92,14 @@ def decode(folder: str, split: str, data: Mapping[str, Any]) -> pathlib.Path:
         UserError: nothing there that can be read.
     """
     if not os.path.isdir(folder):
+        what = "it is a file" if os.path.exists(folder) else "no such folder"
         raise errors.UserError(
-            f"no dataset at {folder}: set data.directory, or build one with "
-            f"`python data/tabletop/build.py --out={folder}`"
+            f"no dataset at {folder} ({what}): set data.directory, or make one with data/tabletop/build.py"
         )
     source = recordings_of(folder, split, data)
     chosen = data["clips"]
+    if source.rate is None and not 0 < chosen["rate"] < math.inf:
+        raise errors.UserError(f"data.clips.rate {chosen['rate']} is no number of frames a second; use more than 0")
     rate = chosen["rate"] if source.rate is None else None  # of robots every step is kept
     settings = clips.Settings(rate=rate, size=chosen["size"], quality=chosen["quality"])
     identity = storage.digest([source.fingerprint, split, dataclasses.asdict(settings), data["on_damage"]])

@@ -264,7 +264,7 @@ def test_a_shard_changed_behind_an_open_index_is_never_a_wrong_frame(dataset, tm
     shard = sorted(dataset.glob("toy-train*"))[0]
     shard.write_bytes(bytes(255 - byte for byte in shard.read_bytes()))
     records.forget()
-    with pytest.raises(errors.UserError, match="indexed anew|was the dataset changed"):
+    with pytest.raises(errors.UserError, match="to index it anew|was the dataset changed"):
         found.frame("observation/image", 0, 0)
     shard.unlink()
     records.forget()

@@ -157,7 +157,9 @@ def make(
     dataset = rlds.open_dataset(folder)
     entry = rlds.entry_of(dataset, name)
     stored, on_damage = _index(dataset, rlds.split_of(dataset, split)[0], cache)
-    episodes = rlds.open_episodes(folder, split, "robot", name=name, rate=rate, cache=cache, on_damage=on_damage)
+    episodes = rlds.open_episodes(
+        folder, split, "robot", name=name, rate=rate, cache=cache, on_damage=on_damage, hold_out=not made_from
+    )
     if not episodes.num_frames:
         raise errors.UserError(f"split {split!r} of {dataset.directory} has no steps; nothing can be said of it")
     steps, apart = _gap(episodes, gap)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data.stored import writing
+from lapa_jax.data.stored import storage, writing
 
 _UNFINISHED = "unfinished"
 
@@ -33,7 +33,7 @@ class Construction:
         if not self.finished and not plan.exists():
             if self.folder.exists() and any(p.name != _UNFINISHED for p in self.folder.iterdir()):
                 raise errors.UserError(f"{self.folder} is there and was not built here; choose another folder")
-            plan.parent.mkdir(parents=True, exist_ok=True)
+            storage.make_folder(plan.parent)
             writing.write_json(plan, self.plan)
         # Read back: of two that start together, one sees the other's.
         self._check_same(self.folder / writing.READY if self.finished else plan)

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lapa_jax import errors
 from lapa_jax.data.stored import schema
 
@@ -69,6 +71,8 @@ def _leaf(name: str, content: Mapping[str, Any]) -> schema.Leaf:
     shape = _shape(content) if _TENSORS[name] is None else _TENSORS[name]
     dtype = content.get("dtype") or _TENSOR_DTYPES.get(name, "")
     dtype = {"string": "object", "str": "object"}.get(dtype, dtype)
+    if dtype != "object":
+        np.dtype(dtype)  # a TypeError where it is none
     return schema.Leaf("tensor", shape, dtype, str(content.get("encoding") or "none").lower())
 
 

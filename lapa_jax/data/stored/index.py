@@ -16,6 +16,7 @@ import numpy as np
 from lapa_jax import errors
 from lapa_jax.data.stored import records, schema
 
+_CHUNK = 1 << 22  # bytes that are read at once
 FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
 """One encoded frame: where it begins (see `records.read`), its bytes, and their CRC-32C."""
 EPISODE = np.dtype(
@@ -63,8 +64,17 @@ class Index:
         """The flat array of a column, memory-mapped: [steps, ...] or [episodes, ...]."""
         cache = self.__dict__.setdefault("_mapped", {})
         if name not in cache:
-            cache[name] = np.load(pathlib.Path(self.folder) / file_name(name), mmap_mode="r")
+            cache[name] = np.load(self._checked(file_name(name)), mmap_mode="r")
         return cache[name]
+
+    def _checked(self, name: str) -> pathlib.Path:
+        """A file of the index, after comparing its checksum: numbers have none of their own, as frames do."""
+        path = pathlib.Path(self.folder) / name
+        if checksum(path) != self.about["files"].get(name):
+            raise errors.UserError(
+                f"{path} is damaged; remove {self.folder} and the dataset is indexed anew"
+            )
+        return path
 
     @property
     def episodes(self) -> np.ndarray:
@@ -73,8 +83,8 @@ class Index:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """The text of each episode; equal texts share one object."""
-        column = pathlib.Path(self.folder) / file_name(name)
-        values = json.loads(column.with_suffix(".json").read_text(encoding="utf-8"))
+        column = self._checked(file_name(name))
+        values = json.loads(self._checked(column.with_suffix(".json").name).read_text(encoding="utf-8"))
         return tuple(values[i] for i in np.load(column))
 
     def digest(self, name: str) -> str:
@@ -109,8 +119,8 @@ class Index:
             raise errors.UserError(f"{path}: {what} cannot be read ({reason}); was the dataset changed?") from error
         if len(data) != length or google_crc32c.value(data) != crc:
             raise errors.UserError(
-                f"{path}: the bytes of {what} are not those that were indexed; the file was changed: "
-                "start again, and it is indexed anew"
+                f"{path}: the bytes of {what} are not those that were indexed; start again if the file was "
+                f"replaced meanwhile, or remove {self.folder} to index it anew"
             )
         return data
 
@@ -118,3 +128,15 @@ class Index:
 def file_name(column: str) -> str:
     """Of the array of a column; "" is the table of episodes."""
     return f"column.{column.replace('%', '%25').replace('/', '%2F')}.npy" if column else "episodes.npy"
+
+
+def checksum(path: pathlib.Path) -> str:
+    """Bytes and CRC-32C of a file; "" where there is none."""
+    crc = size = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_CHUNK):
+                crc, size = google_crc32c.extend(crc, block), size + len(block)
+    except FileNotFoundError:
+        return ""
+    return f"{size}-{crc:08x}"

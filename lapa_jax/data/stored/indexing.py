@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ import tqdm
 
 from lapa_jax import errors
 from lapa_jax.data.stored import example, records, schema, storage
-from lapa_jax.data.stored.index import EPISODE, FRAME, Index, file_name
+from lapa_jax.data.stored.index import EPISODE, FRAME, Index, checksum, file_name
 
-_VERSION = 1
+_VERSION = 2
 _SMALL = 64 << 20  # bytes that are not worth starting processes for
 
 
@@ -79,13 +80,31 @@ def open_index(plan: Plan, cache: pathlib.Path, workers: int | None = None, prog
             if not _is_ready(folder):  # another process that built the same one took the parts away
                 raise
     index = Index(str(folder), plan.paths)
+    if not len(index):
+        raise errors.UserError(f"{plan.name} has no record that can be read; {_first(index)}")
     for damage in index.about["damaged"]:
         logging.warning("%s: left out: %s", plan.name, damage)
     return index
 
 
+def _first(index: Index) -> str:
+    return f"the first trouble: {index.about['damaged'][0]}" if index.about["damaged"] else "it is empty"
+
+
 def _is_ready(folder: pathlib.Path) -> bool:
-    return (folder / "index.json").exists()
+    """Whether the index is there, and whole as far as names and sizes tell; a broken one is removed."""
+    if not folder.exists():
+        return False
+    try:
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        sizes = {name: int(found.split("-")[0]) for name, found in about["files"].items()}
+        if about["version"] == _VERSION and all((folder / n).stat().st_size == size for n, size in sizes.items()):
+            return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    logging.warning("the index in %s is damaged; it is built anew", folder)
+    shutil.rmtree(folder)
+    return False
 
 
 def _build(
@@ -97,7 +116,7 @@ def _build(
     progress: bool,
 ) -> None:
     parts = folder.parent / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(parts)
     paths = [parts / f"{storage.digest([about | {'expected': None}, one])}.npz" for one in identities]
     _build_parts(plan, paths, workers, progress)
     with storage.NewFolder(folder) as partial:
@@ -268,8 +287,10 @@ def _merge(
             digests[column.name] = _merge_rows(column, totals[column.per_step], parts, folder)
         elif column.kind in ("text", "codes"):
             digests[column.name] = _merge_texts(column, parts, folder)
+    files = {path.name: checksum(path) for path in sorted(folder.iterdir())}
     about = {
         **about,
+        "files": files,
         "episodes": len(table),
         "steps": totals[True],
         "damaged": damaged,

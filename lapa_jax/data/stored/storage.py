@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -132,6 +133,8 @@ def _stat(path: str) -> tuple[int, str]:
             )
             return int(info["size"]), str(changed)
         found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            raise errors.UserError(f"{path} is a folder and should be a file; fetch the dataset again")
         return found.st_size, str(found.st_mtime_ns)
     except OSError as error:
         raise errors.UserError(f"cannot read {path}: {error.strerror or error}; is the dataset whole?") from error
@@ -145,7 +148,23 @@ def digest(value: Any) -> str:
 def cache_folder(chosen: str | None = None) -> pathlib.Path:
     """Where sidecars go: `chosen`, or LAPA_JAX_CACHE, or ~/.cache/lapa_jax; below it `data`."""
     root = chosen or os.environ.get("LAPA_JAX_CACHE") or pathlib.Path.home() / ".cache" / "lapa_jax"
+    if is_url(str(root)):
+        raise errors.UserError(f"data.cache {root} is a URL; indices are memory-mapped, give a local folder")
     return pathlib.Path(root).expanduser() / "data"
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """A folder and those above it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(
+            f"cannot make the folder {path} ({error.strerror}); choose one that can be written (data.cache, --out)"
+        ) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -159,7 +178,7 @@ class NewFolder:
     """A folder filled under a temporary name and then given its own; the first one to finish wins."""
 
     def __init__(self, path: pathlib.Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._path = path
 
     def __enter__(self) -> pathlib.Path:

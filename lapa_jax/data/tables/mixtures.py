@@ -15,6 +15,8 @@ from lapa_jax.data.tables import standard
 
 Mixture = tuple[tuple[str, float], ...]
 
+_LEAST = 1e-9  # probability with which a dataset is drawn
+
 HUMAN_SOURCES = ("ssv2",)
 """Members that are human video and have no entry in the table: folders written from it, by name."""
 
@@ -144,7 +146,12 @@ def probabilities(
     shares = np.asarray(weights, np.float64) / max(weights)
     if balance:
         shares = shares * (np.asarray(sizes, np.float64) / max(sizes))
-    return shares / shares.sum()
+    probabilities = shares / shares.sum()
+    if (least := probabilities.min()) < _LEAST:
+        which = int(probabilities.argmin())
+        name = names[which] if names else f"dataset {which}"
+        raise errors.UserError(f"{name} would be drawn once in {1 / max(least, 1e-99):.0g} examples; leave it out")
+    return probabilities
 
 
 def render() -> str:

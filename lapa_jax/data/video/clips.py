@@ -57,6 +57,8 @@ def build(
     settings = settings or Settings()
     if on_error not in ("skip", "fail"):
         raise errors.UserError(f"no on_error {on_error!r}; choose 'skip' or 'fail'")
+    if shard_count < 1:
+        raise errors.UserError(f"shard_count {shard_count} is no number of processes; give 1 or more")
     if not 0 <= shard_index < shard_count:
         raise errors.UserError(f"shard_index {shard_index} is outside 0..{shard_count - 1}")
     task = _task(splits, out, settings, recordings_per_shard, on_error)
@@ -134,6 +136,9 @@ class _Task:
                 for clip in cutting.clips(recording, self.settings, source.rate, tally):
                     tally.counts["clips without instruction"] += not clip.instruction
                     yield _example(clip)
+                if self.on_error == "fail" and name in tally.damaged:
+                    remedy = "repair or remove the file, or keep what is whole with data.on_damage='skip'"
+                    raise errors.UserError(f"{tally.damaged[name]}; {remedy}")
             except errors.UserError as error:
                 if self.on_error == "fail":
                     raise

@@ -147,7 +147,9 @@ class FrameFolders(_Human):
         if not folders:
             raise errors.UserError(f"no folders of images in {directory}")
         if rate is None or not rate > 0:
-            raise errors.UserError(f"images in {directory} have no rate of their own; give their frames a second")
+            raise errors.UserError(
+                f"images in {directory} have no rate of their own and data.rate is {rate}; give frames a second"
+            )
         self.rate = float(rate)
         texts = _texts(directory, folders)
         chosen = _of_split(folders, split)

@@ -57,7 +57,7 @@ def check_source(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", source.name):
         raise errors.UserError(f"{source.name!r} is no dataset name; use lower-case letters, digits and _")
     if not len(source):
-        raise errors.UserError(f"split {split!r} of {source.name} has no recordings; leave it out")
+        raise errors.UserError(f"split {split!r} of {source.name} has no recordings; bring more, or leave it out")
     for field in ("name", "rate", "cameras", "array_shapes"):
         if getattr(source, field) != getattr(first, field):
             raise errors.UserError(
