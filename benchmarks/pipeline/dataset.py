@@ -62,7 +62,7 @@ def make(root: Path, gigabytes: float, cameras: int, videos: str | None, workers
         (folder, size).
 
     Raises:
-        UserError: there are no videos in `videos`, or more cameras than Bridge has.
+        UserError: there are no videos in `videos`, more cameras than Bridge has, or no bytes.
     """
     source = f"{scenes.identity(videos):08x}" if videos else "drawn"
     folder = root / f"{gigabytes:g}gb-{cameras}cam-{source}"
@@ -80,6 +80,8 @@ def directory(folder: Path, form: str) -> Path:
 def _make(folder: Path, gigabytes: float, cameras: int, videos: str | None, workers: int) -> None:
     if not 1 <= cameras <= 4:
         raise errors.UserError(f"--cameras={cameras}: Bridge has 1 to 4")
+    if not gigabytes > 0:
+        raise errors.UserError(f"--gigabytes={gigabytes:g} holds no episode; use more than 0")
     for form in FORMATS:
         directory(folder, form).mkdir(parents=True)
     (folder / FRAMES).mkdir()

@@ -63,7 +63,8 @@ def _index(job: contestants.Job) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     size = sum(path.stat().st_size for path in Path(index.folder).iterdir())
     read = sum(os.path.getsize(path) for path in index.paths)
-    rates = {"records_per_s": len(index) / seconds, "mb_per_s": read / 1e6 / seconds}
+    counts = {"records_per_s": len(index), "frames_per_s": index.num_steps, "mb_per_s": read / 1e6}
+    rates = {name: count / seconds for name, count in counts.items()}
     return {"seconds": seconds, "index_mb": size / 1e6, **rates}
 
 

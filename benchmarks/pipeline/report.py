@@ -153,10 +153,10 @@ def _index(results: Results) -> str:
     rows = []
     for name, done in results.items():
         if name.startswith("index/"):
-            cells = [_cell(done, key) for key in ("records_per_s", "mb_per_s")]
+            cells = [_cell(done, key) for key in ("records_per_s", "frames_per_s", "mb_per_s")]
             more = [_cell(done, key, "{:.1f}".format) for key in ("seconds", "index_mb")]
             rows.append([name.removeprefix("index/"), *cells, *more])
-    return _table(["index built on cores", "records/s", "MB/s", "seconds", "MB on disk"], rows)
+    return _table(["index built on cores", "records/s", "frames/s", "MB/s", "seconds", "MB on disk"], rows)
 
 
 def _small(results: Results) -> str:

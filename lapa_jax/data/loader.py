@@ -122,12 +122,12 @@ def action_stream(
 
         def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
             episode, t = at
-            chunk, mask = transforms.chunk(stats.normalise(actions[episode]), t, horizon)
+            chunk, mask = transforms.chunk(actions[episode], t, horizon)
             steps, seen = transforms.window(t, window)
             change = augment.draw(rng)
             frames = [change(members.frame(episode, int(step), image_size)) for step in steps]
             past = {"image": np.stack(frames), "window_mask": seen} if window > 1 else {"image": frames[0]}
-            return {**past, "text": text(episode), "actions": chunk, "action_mask": mask}
+            return {**past, "text": text(episode), "actions": stats.normalise(chunk), "action_mask": mask}
 
         name = _name("actions", members, horizon, image_size, window, augment)
         return Part(transforms.StepIndex(members.lengths), example, name, weight)
