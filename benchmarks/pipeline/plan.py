@@ -37,8 +37,7 @@ def jobs(base: Job, size: dataset.Size, tensorflow: bool) -> dict[str, Job]:
     """
     pairs = size.frames - size.episodes * round(contestants.SECONDS * dataset.RATE)
     base = dataclasses.replace(base, pairs=pairs, buffer=min(base.buffer, pairs))
-    half = dataclasses.replace(base, pairs=pairs // 2, split="half")
-    whole = {"buffer": pairs, "share": 0.1}
+    half = dataclasses.replace(base, pairs=pairs // 2, split="half", buffer=min(base.buffer, pairs // 2))
     deep = int(0.6 * pairs / base.batch)
     cores_used = sorted({1, base.cores})
     planned: dict[str, Job] = {}
@@ -67,8 +66,8 @@ def jobs(base: Job, size: dataset.Size, tensorflow: bool) -> dict[str, Job]:
         add(f"epoch/{name}", name, "epoch")
     for name in ("ours", "tf_data"):
         add(f"epoch/{name}/half", name, "epoch", half)
-    add("epoch/tf_data/whole", "tf_data", "epoch", **whole)
-    add("epoch/tf_data/whole half", "tf_data", "epoch", half, **whole | {"buffer": pairs // 2})
+    add("epoch/tf_data/whole", "tf_data", "epoch", buffer=pairs, share=0.1)
+    add("epoch/tf_data/whole half", "tf_data", "epoch", half, buffer=pairs // 2, share=0.1)
     return planned
 
 

@@ -133,3 +133,8 @@ def test_bad_probabilities_are_refused(w, n, word):
 def test_the_page_shows_the_mixtures():
     remedy = "write `python -m lapa_jax.data.tables.mixtures` into docs/datasets.md"
     assert mixtures.render() in PAGE.read_text(), remedy
+
+
+def test_a_dataset_that_is_never_drawn_is_refused():
+    with pytest.raises(errors.UserError, match="tiny would be drawn once in .* examples; leave it out"):
+        mixtures.probabilities([1e-320, 1.0], [10, 10], names=["tiny", "large"])

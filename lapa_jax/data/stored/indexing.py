@@ -26,7 +26,8 @@ from lapa_jax.data.stored import example, records, schema, storage
 from lapa_jax.data.stored.index import EPISODE, FRAME, Index, checksum, file_name
 
 _VERSION = 2
-_SMALL = 64 << 20  # bytes that are not worth starting processes for
+_SMALL = 1 << 30  # bytes that are not worth starting processes for: one indexes as many a second
+_SHOWN = 64 << 20  # bytes that are worth a progress bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _build_parts(plan: Plan, parts: Sequence[pathlib.Path], workers: int | None,
         unit="B",
         unit_scale=True,
         desc=f"index {plan.name}",
-        disable=not progress or sum(sizes) < _SMALL,
+        disable=not progress or sum(sizes) < _SHOWN,
     ) as bar:
         if workers <= 1 or sum(sizes[i] for i in todo) < _SMALL:
             for job in jobs:

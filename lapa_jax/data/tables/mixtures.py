@@ -15,7 +15,7 @@ from lapa_jax.data.tables import standard
 
 Mixture = tuple[tuple[str, float], ...]
 
-_LEAST = 1e-9  # probability with which a dataset is drawn
+_LEAST = 1e-18  # probability with which a dataset is drawn; grain counts in 64 bits
 
 HUMAN_SOURCES = ("ssv2",)
 """Members that are human video and have no entry in the table: folders written from it, by name."""
