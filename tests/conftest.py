@@ -7,6 +7,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
@@ -16,6 +17,10 @@ os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  #
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
 jax.config.update("jax_disable_most_optimizations", True)  # programs here run once: compile them fast
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
+
+# The same examples in every run, so that a red run is red again; `--hypothesis-profile=default` searches anew.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
