@@ -79,11 +79,8 @@ def _run() -> None:
 
 
 def main(_: list[str]) -> None:
-    try:
+    with errors.in_one_line():
         _run()
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

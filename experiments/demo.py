@@ -116,8 +116,5 @@ def _now() -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.in_one_line():
         app.run(main)
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -3,7 +3,6 @@
 import logging
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +23,8 @@ def define(name: str) -> tuple[Any, Any]:
 
 def run(main: Callable[[Any], None]) -> None:
     """Parse the flags and call `main`; a user's mistake ends as one line and exit status 2."""
-    try:
+    with errors.in_one_line():
         app.run(main, flags_parser=_parse)
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _parse(argv: list[str]) -> list[str]:

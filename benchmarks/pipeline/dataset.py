@@ -23,7 +23,7 @@ import tqdm
 from array_record.python import array_record_module
 
 from lapa_jax import errors
-from lapa_jax.data.stored import records, writing
+from lapa_jax.data.stored import records, storage, writing
 from pipeline import scenes
 
 NAME, RATE, SHARDS, QUALITY = "benchmark", 5, 16, 95
@@ -96,7 +96,7 @@ def _make(folder: Path, gigabytes: float, cameras: int, videos: str | None, work
     for form in FORMATS:
         _finish(directory(folder, form), form, cameras, made)
     total = {field.name: sum(getattr(one, field.name) for one in made) for field in dataclasses.fields(Size)}
-    writing.write_json(folder / _READY, total)
+    storage.write_json(folder / _READY, total)
 
 
 _scenes = functools.cache(scenes.open_scenes)  # once a process
@@ -187,8 +187,8 @@ def _finish(folder: Path, form: str, cameras: int, made: Sequence[Size]) -> None
             }
         )
     info = {"name": NAME, "version": "1.0.0", "fileFormat": _suffix(form), "splits": splits}
-    writing.write_json(folder / "features.json", _features(cameras).to_json())
-    writing.write_json(folder / "dataset_info.json", info)
+    storage.write_json(folder / "features.json", _features(cameras).to_json())
+    storage.write_json(folder / "dataset_info.json", info)
 
 
 def _suffix(form: str) -> str:

@@ -6,7 +6,6 @@ A finished dataset with the same recipe is kept as it is; a killed build can be 
 """
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def _check_same(folder: Path, recipe: demonstrations.Recipe) -> None:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file at INFO
-    try:
+    with errors.in_one_line():
         recipe = demonstrations.Recipe(
             train_episodes=_TRAIN.value,
             val_episodes=_VAL.value,
@@ -77,9 +76,6 @@ def main(_: list[str]) -> None:
             expert_noise=_NOISE.value,
         )
         folder = build(_OUT.value, recipe, _WORKERS.value)
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     info = tfds.builder_from_directory(str(folder)).info
     for split, details in sorted(info.splits.items()):
         dropped = info.metadata["dropped"][split]

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import app, flags
 
 from lapa_jax import errors
+from lapa_jax.data.stored import storage
 from lapa_jax.data.video import clips, motion
 from lapa_jax.data.video import folders as video
 
@@ -84,10 +85,10 @@ def _sources() -> dict:
 
 
 def _report(folder: Path) -> None:
-    if not (folder / "lapa.json").exists():
+    if not (folder / storage.READY).exists():
         print(f"{folder}: this machine's shards are done, others are still to come")
         return
-    for split, report in json.loads((folder / "lapa.json").read_text())["report"].items():
+    for split, report in json.loads((folder / storage.READY).read_text())["report"].items():
         counts = ", ".join(f"{value} {name}" for name, value in report["counts"].items())
         print(f"{split}: {counts}, {len(report['bad'])} bad files, {len(report['damaged'])} damaged ones")
         for name, quantiles in report.get("scores", {}).items():
@@ -96,7 +97,7 @@ def _report(folder: Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    try:
+    with errors.in_one_line():
         folder = clips.build(
             _sources(),
             _OUT.value,
@@ -106,9 +107,6 @@ def main(_: list[str]) -> None:
             shard_index=_SHARD_INDEX.value,
             shard_count=_SHARD_COUNT.value,
         )
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     _report(folder)
 
 

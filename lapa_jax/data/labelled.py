@@ -138,9 +138,9 @@ def _finish(task: _Task, built: construction.Construction) -> None:
     }
     storage.write_json(built.folder / "features.json", features)
     storage.write_json(built.folder / "dataset_info.json", info)
-    own = storage.join(task.source, writing.READY)
+    own = storage.join(task.source, storage.READY)
     about = json.loads(storage.read_text(own)) if storage.exists(own) else {"name": task.name}
-    storage.write_json(built.folder / writing.READY, about | built.plan)
+    storage.write_json(built.folder / storage.READY, about | built.plan)
     built.clear()
 
 

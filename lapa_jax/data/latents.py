@@ -17,6 +17,7 @@ from array_record.python import array_record_module
 
 from lapa_jax import errors
 from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data.stored import storage
 
 _DONE, _UNFINISHED = "latents.json", "unfinished.json"
 # (frame uint8[B, H, W, 3], next_frame uint8[B, H, W, 3]) -> int[B, N]
@@ -112,7 +113,7 @@ def write_latents(
         codes = _label_shard(episodes, chosen, label, provenance, batch_size, image_size)
         _write_shard(paths[shard], codes)
     if all(path.exists() for path in paths):
-        _write_json(root / _DONE, plan)
+        storage.write_json(root / _DONE, plan)
         (root / _UNFINISHED).unlink(missing_ok=True)
     return root
 
@@ -129,7 +130,7 @@ def open_latents(directory: str | Path, episodes: episodes_lib.Episodes) -> Late
         UserError: nothing there, labelling not finished, or the codes are of other episodes.
     """
     root = Path(directory)
-    if not (root / _DONE).exists():
+    if not finished(root):
         if (root / _UNFINISHED).exists():
             raise errors.UserError(
                 f"labelling in {root} is not finished; run it again and it continues"
@@ -165,7 +166,7 @@ def _begin(root: Path, plan: Mapping[str, Any]) -> bool:
             )
         return name == _DONE
     root.mkdir(parents=True, exist_ok=True)
-    _write_json(root / _UNFINISHED, plan)
+    storage.write_json(root / _UNFINISHED, plan)
     return False
 
 
@@ -219,9 +220,3 @@ def _read(path: Path) -> list[np.ndarray]:
     finally:
         reader.close()
     return [np.load(io.BytesIO(record), allow_pickle=False) for record in records]
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)

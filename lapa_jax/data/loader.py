@@ -1,6 +1,5 @@
 """The three named streams of batches; see `streams` for their order and their state."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import gaps, prompts, transforms
 from lapa_jax.data import latents as latents_lib
 from lapa_jax.data import statistics as statistics_lib
-from lapa_jax.data.streams import Batch, Order, Part, Stream
+from lapa_jax.data.streams import Batch, Order, Part, Stream, hashed
 
 _OFF = augment_lib.Augment()
 
@@ -162,5 +161,4 @@ def _encode_all(episodes: episodes_lib.Episodes, tokenizer: prompts.Tokenizer) -
 
 
 def _name(kind: str, episodes: episodes_lib.Episodes, *choices: Any) -> str:
-    identity = repr((kind, episodes.fingerprint, choices))
-    return f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return hashed(kind, (kind, episodes.fingerprint, choices))

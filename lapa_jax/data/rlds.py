@@ -90,7 +90,7 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
     """
     folder = find_dataset(directory)
     tree = features.read(storage.read_text(storage.join(folder, "features.json")), folder)
-    info_path, own = storage.join(folder, "dataset_info.json"), storage.join(folder, "lapa.json")
+    info_path, own = storage.join(folder, "dataset_info.json"), storage.join(folder, storage.READY)
     try:
         info = json.loads(storage.read_text(info_path))
         splits = {split["name"]: _stored_split(split) for split in info.get("splits", ())}
@@ -327,7 +327,7 @@ def _view(
 ) -> Episodes:
     lengths = np.maximum(stored.episodes["steps"].astype(np.int64) - sum(entry.trim), 0)
     arrays = _arrays(dataset, entry, stored) if view == "robot" else {}
-    instruction = (entry.instruction,) if isinstance(entry.instruction, str) else entry.instruction or ()
+    instruction = standard.instruction_keys(entry)
     used = sorted({part.key for source in arrays.values() for part in source.parts})
     identity = [view, entry.trim, stored.digest(""), stored.digest(images[camera])]
     identity += [stored.digest(key) for key in instruction]

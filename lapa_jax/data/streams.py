@@ -134,11 +134,15 @@ class Stream:
         self._taken, self._iterator = int(state["batches"]), None
 
 
+def hashed(kind: str, identity: Any) -> str:
+    """A name for all that examples hang on."""
+    return f"{kind}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}"
+
+
 def _joined(parts: Sequence[Part], balance: bool) -> str:
     if len(parts) == 1:
         return parts[0].name
-    identity = repr((balance, [(part.name, part.weight) for part in parts]))
-    return f"mixture-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return hashed("mixture", (balance, [(part.name, part.weight) for part in parts]))
 
 
 def _spec(parts: Sequence[Part], rows: int) -> Spec:

@@ -128,7 +128,7 @@ class Held:
         motion = None
         if "effector" in episodes.arrays:
             effector = episodes["effector"]
-            motion = np.stack([effector[e][t + gap] - effector[e][t] for e, t in pairs])
+            motion = np.stack([np.subtract(*effector[e][[t + gap, t]]) for e, t in pairs])  # read once a pair
         return cls(pairs, frame, following, motion, gap)
 
     @classmethod

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lapa_jax import errors
-from lapa_jax.data.stored import storage, writing
+from lapa_jax.data.stored import storage
 
 _UNFINISHED = "unfinished"
 
@@ -25,7 +25,7 @@ class Construction:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / writing.READY).exists()
+        return (self.folder / storage.READY).exists()
 
     def claim(self) -> None:
         """Raises UserError when the folder is another plan's, or somebody else's."""
@@ -34,16 +34,16 @@ class Construction:
             if self.folder.exists() and any(p.name != _UNFINISHED for p in self.folder.iterdir()):
                 raise errors.UserError(f"{self.folder} is there and was not built here; choose another folder")
             storage.make_folder(plan.parent)
-            writing.write_json(plan, self.plan)
+            storage.write_json(plan, self.plan)
         # Read back: of two that start together, one sees the other's.
-        self._check_same(self.folder / writing.READY if self.finished else plan)
+        self._check_same(self.folder / storage.READY if self.finished else plan)
 
     def is_done(self, part: str) -> bool:
         return self.finished or self._note(part).exists()
 
     def done(self, part: str, note: Mapping[str, Any]) -> None:
         """Notes that the files of a part are there."""
-        writing.write_json(self._note(part), note)
+        storage.write_json(self._note(part), note)
 
     def notes(self, parts: Sequence[str]) -> list[dict[str, Any]] | None:
         """What was noted of each part; None when another process has finished the folder."""
@@ -66,9 +66,9 @@ class Construction:
     def _check_same(self, path: Path) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            found = _flat(found["plan"] if path.name == writing.READY else found)
+            found = _flat(found["plan"] if path.name == storage.READY else found)
         except FileNotFoundError:  # another process finished it just now
-            return self._check_same(self.folder / writing.READY)
+            return self._check_same(self.folder / storage.READY)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.UserError(f"{path} was not written by this program; choose another folder") from error
         plan = _flat(self.plan)

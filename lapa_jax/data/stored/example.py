@@ -81,30 +81,29 @@ def byte_values(record: bytes, feature: Feature) -> list[Span]:
 
 def floats(record: bytes, feature: Feature) -> np.ndarray:
     """float32[n], a copy."""
-    _expect(feature, "float")
     parts = []
-    for span in feature.spans:
-        for number, wire, begin, end in _fields(record, *span):
-            if number != 1:
-                continue
-            if wire not in (_LENGTH, _FIXED32) or (end - begin) % 4:
-                raise Malformed(f"a float list at byte {begin} has {end - begin} bytes")
-            parts.append(record[begin:end])
+    for wire, begin, end in _numbers(record, feature, "float"):
+        if wire not in (_LENGTH, _FIXED32) or (end - begin) % 4:
+            raise Malformed(f"a float list at byte {begin} has {end - begin} bytes")
+        parts.append(record[begin:end])
     return np.frombuffer(b"".join(parts), "<f4").copy()
 
 
 def ints(record: bytes, feature: Feature) -> np.ndarray:
     """int64[n]."""
-    _expect(feature, "int64")
     parts = []
-    for span in feature.spans:
-        for number, wire, begin, end in _fields(record, *span):
-            if number != 1:
-                continue
-            if wire not in (_LENGTH, _VARINT):
-                raise Malformed(f"an integer list at byte {begin} has wire type {wire}")
-            parts.append(record[begin:end])
+    for wire, begin, end in _numbers(record, feature, "int64"):
+        if wire not in (_LENGTH, _VARINT):
+            raise Malformed(f"an integer list at byte {begin} has wire type {wire}")
+        parts.append(record[begin:end])
     return _varints(b"".join(parts))
+
+
+def _numbers(record: bytes, feature: Feature, kind: str) -> Iterator[tuple[int, int, int]]:
+    """(wire type, start, stop) of each number, or packed run of numbers, of a feature."""
+    _expect(feature, kind)
+    for span in feature.spans:
+        yield from ((wire, begin, end) for number, wire, begin, end in _fields(record, *span) if number == 1)
 
 
 def with_ints(record: bytes, name: str, values: np.ndarray) -> bytes:

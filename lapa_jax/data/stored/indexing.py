@@ -99,7 +99,7 @@ def _is_ready(folder: pathlib.Path) -> bool:
     try:
         about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         sizes = {name: int(found.split("-")[0]) for name, found in about["files"].items()}
-        if about["version"] == _VERSION and all((folder / n).stat().st_size == size for n, size in sizes.items()):
+        if all((folder / name).stat().st_size == size for name, size in sizes.items()):
             return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass

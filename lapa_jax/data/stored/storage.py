@@ -17,6 +17,9 @@ import google_crc32c
 
 from lapa_jax import errors
 
+READY = "lapa.json"
+"""What a dataset folder of our own holds when it is whole: its provenance, written last."""
+
 _OPEN_FILES = 256
 _SAMPLE = 4096  # bytes at the start, middle and end of a file
 
@@ -168,8 +171,8 @@ def make_folder(path: pathlib.Path) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes it whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """The file is there when it is whole, or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
 

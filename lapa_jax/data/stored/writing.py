@@ -4,7 +4,6 @@ A dataset is ready when its folder holds `lapa.json`, which is written last.
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
 from lapa_jax import errors
+from lapa_jax.data.stored import storage
 
-READY = "lapa.json"
 # One record a chunk, as it is: a frame inside a record can then be read by its position in the file.
 _OPTIONS = "group_size:1,uncompressed"
 # Arrays of a step that are no observation.
@@ -166,11 +165,4 @@ def finish(
         description=description,
         check_data=False,  # that would need TensorFlow
     )
-    write_json(directory / READY, metadata)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """The file is there when it is whole, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    storage.write_json(directory / storage.READY, metadata)
