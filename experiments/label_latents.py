@@ -13,29 +13,20 @@ import jax
 import launch
 import numpy as np
 
-from lapa_jax import checkpoints, errors, metrics, sharding, training
+from lapa_jax import checkpoints, errors, metrics, sharding
+from lapa_jax import trained as trained_lib
 from lapa_jax.data import episodes, labelled, latents, sources
 from lapa_jax.data.stored import storage
-from lapa_jax.evaluation import laq_quality
-from lapa_jax.models import laq
 
 CONFIG, WORKDIR = launch.define("label_latents")
 
 
-def load_laq(path: str, mesh: jax.sharding.Mesh) -> tuple[laq.LatentActionQuantizer, training.TrainState, dict]:
-    """The model, its weights laid out on the mesh, and the config it was trained with."""
-    config = checkpoints.load_json(path, "config")
-    if "backbone" not in config["model"]:
-        raise errors.UserError(f"{path} is not a train_laq run: give --config.laq=FOLDER of one")
-    model = laq.LatentActionQuantizer(**config["model"])
-    init = training.make_init(laq_quality.init_fn(model, config["data"]["image_size"]), tx=None)
-    return model, checkpoints.load_state(path, training.abstract_state(init, mesh)), config
-
-
-def make_label(model: Any, state: training.TrainState, mesh: jax.sharding.Mesh) -> Callable:
+def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
     """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh."""
     variables = {"params": state.params, **state.variables}
-    encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode")[0])
+    if not model.discrete:
+        raise errors.UserError("this LAQ is continuous (model.quantizer=kl) and has no codes; label with another")
+    encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode").codes)
 
     def label(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
         pair = sharding.global_batch(mesh, {"frame": frame, "next_frame": next_frame})
@@ -64,7 +55,7 @@ def main(_: Any) -> None:
     launch.start(config)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process labels shards of its own
     with jax.set_mesh(mesh):
-        model, state, trained = load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
+        model, state, trained = trained_lib.load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
         checkpoints.claim(WORKDIR.value, config.to_dict())
         label = make_label(model, state, mesh)
         origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step), "config": storage.digest(trained)}

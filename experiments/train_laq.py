@@ -3,12 +3,13 @@
     python experiments/train_laq.py --config=experiments/configs/train_laq.py:demo --workdir=runs/demo/laq
 """
 
+import functools
 from typing import Any
 
 import jax
 import launch
 
-from lapa_jax import checkpoints, losses, metrics, optimizers, training
+from lapa_jax import checkpoints, collapse, losses, metrics, optimizers, training
 from lapa_jax.data import loader, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
@@ -20,16 +21,33 @@ def make_loss(model: laq.LatentActionQuantizer, change_weight: float) -> trainin
     """Rebuild the next frame from the first and the codes; weight the pixels that changed."""
 
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
-        frame, target = laq.to_unit(batch["frame"]), laq.to_unit(batch["next_frame"])
-        out, new = model.apply(
-            {"params": params, **variables}, frame, target, train=True,
-            mutable=list(variables), rngs={"noise": key},
-        )
-        usage = metrics.code_usage(out.codes, model.num_codes)
-        log = {"perplexity": metrics.perplexity(usage), "psnr": metrics.psnr(out.reconstruction, target)}
-        return losses.reconstruction(out.reconstruction, target, frame, change_weight), (log, new)
+        apply = functools.partial(model.apply, {"params": params, **variables}, rngs={"noise": key})
+        frame, target = apply(batch["frame"], method="view"), apply(batch["next_frame"], method="view")
+        out, new = apply(batch["frame"], batch["next_frame"], train=True, mutable=list(variables))
+        log = metrics.reconstruction(out.reconstruction, target, frame) | out.log
+        if model.discrete:
+            log |= metrics.code_health(out.latent.codes, out.latent.z, model.num_codes)
+        else:
+            log |= metrics.z_health(out.latent.z)
+        loss = losses.reconstruction(out.reconstruction, target, frame, change_weight)
+        return loss + out.loss, (log, {**variables, **new})
 
     return loss_fn
+
+
+def make_maintain(model: laq.LatentActionQuantizer) -> training.MaintainFn:
+    """Dead codes are restarted between two gradients."""
+
+    def maintain(params: Any, variables: Any, key: jax.Array) -> Any:
+        state = {"params": params, **variables}
+        _, new = model.apply(state, method="maintain", mutable=list(state), rngs={"noise": key})
+        state |= new
+        return state.pop("params"), state
+
+    return maintain
+
+
+WATCH = {"codebook_grad_norm": r"quantize/codebook$"}
 
 
 def main(_: Any) -> None:
@@ -47,15 +65,16 @@ def main(_: Any) -> None:
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, config.loss.change_weight)  # 5 the experiment itself
-    init = training.make_init(laq_quality.init_fn(model, data.image_size), tx)
+    init = training.make_init(laq.init_fn(model, data.image_size), tx)
 
     assets = {"dataset": video.fingerprint}
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, lambda: training.init_sharded(init, mesh, config.seed), batches)
-        step = training.make_train_step(loss_fn, tx, config.seed)  # 7 resume > scratch
-        writer = metrics.Writer(WORKDIR.value, "laq")
+        step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model), WATCH)  # 7 resume > scratch
+        limits = collapse.Limits(**config.alarm)
+        writer = collapse.Watched(metrics.Writer(WORKDIR.value, "laq"), WORKDIR.value, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_QUIET = ("steps_per_second", "learning_rate", "copy_mse", "perplexity_worst", "perplexity_joint", "z_offset")
+
 
 def code_usage(codes: jax.Array, num_codes: int) -> jax.Array:
     """Fraction of each code among int[...] codes: float[K]."""
@@ -21,9 +23,58 @@ def perplexity(usage: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(usage * jnp.log(usage + 1e-12)))
 
 
+def position_usage(codes: jax.Array, num_codes: int) -> jax.Array:
+    """Fraction of each code at each position of int[B, N] codes: float[N, K]."""
+    return jnp.mean(jax.nn.one_hot(codes, num_codes), axis=0)
+
+
+def joint_perplexity(codes: jax.Array) -> jax.Array:
+    """Effective number of different sequences among int[B, N] codes, at most B.
+
+    Sequences are compared by a 32-bit hash, so that any number of codes and positions will do.
+    """
+    factors = np.random.default_rng(0).integers(1, 2**32, codes.shape[1], dtype=np.uint32) | np.uint32(1)
+    mixed = (codes.astype(jnp.uint32) + 1) * factors
+    words = jnp.sum((mixed ^ (mixed >> 15)) * jnp.uint32(2654435761), axis=1, dtype=jnp.uint32)
+    share = jnp.mean(words[:, None] == words[None], axis=1)
+    return jnp.exp(-jnp.mean(jnp.log(share)))
+
+
+def code_health(codes: jax.Array, z: jax.Array, num_codes: int) -> dict[str, jax.Array]:
+    """Whether codes are in use, and whether z says anything: scalars over the global batch.
+
+    Args:
+        codes: int[B, N]. z: float[B, N, D], before quantisation.
+    """
+    usage = position_usage(codes, num_codes)
+    each = jax.vmap(perplexity)(usage)
+    positions = {f"perplexity/{n}": each[n] for n in range(codes.shape[1])} if codes.shape[1] > 1 else {}
+    return {
+        "perplexity": perplexity(jnp.mean(usage, axis=0)),
+        "perplexity_worst": jnp.min(each),
+        "perplexity_joint": joint_perplexity(codes),
+        "codes_used": jnp.sum(jnp.max(usage, axis=0) > 0),
+        **z_health(z),
+        **positions,
+    }
+
+
+def z_health(z: jax.Array) -> dict[str, jax.Array]:
+    """Standard deviation of float[B, N, D] over the batch, and the length of its mean in that unit."""
+    mean = jnp.mean(z, axis=0)
+    std = jnp.sqrt(jnp.mean(jnp.square(z - mean)) + 1e-20)
+    return {"z_std": std, "z_offset": jnp.sqrt(jnp.mean(jnp.square(mean))) / std}
+
+
 def psnr(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB of images in [0, 1], over all of them."""
     return -10.0 * jnp.log10(jnp.mean(jnp.square(prediction - target)) + 1e-12)
+
+
+def reconstruction(prediction: jax.Array, target: jax.Array, frame: jax.Array) -> dict[str, jax.Array]:
+    """PSNR of a predicted next frame float[B, H, W, C], and of copying the first one instead."""
+    copy_mse = jnp.mean(jnp.square(frame - target))
+    return {"psnr": psnr(prediction, target), "copy_psnr": psnr(frame, target), "copy_mse": copy_mse}
 
 
 def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -69,7 +120,7 @@ class Writer:
 
     def _line(self, step: int, values: Mapping[str, float], split: str) -> str:
         speed = values.get("steps_per_second")
-        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in ("steps_per_second", "learning_rate")]
+        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in _QUIET and "/" not in k]
         if speed:
             left = int((self.total - step) / speed)
             shown += [f"{speed:.2f} steps/s", f"ETA {left // 60}:{left % 60:02d}"]

@@ -1,5 +1,6 @@
 """TrainState, sharded initialisation, the train step and the only training loop."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from lapa_jax import errors, sharding
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 """(params, variables, batch, key) -> (loss, (metrics, new variables))."""
+MaintainFn = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+"""(params, variables, key) -> (params, variables), between a gradient and its update."""
 
 
 @flax.struct.dataclass
@@ -66,19 +69,39 @@ def init_sharded(init: Callable, mesh: Mesh, seed: int) -> TrainState:
     return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
-def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, seed: int = 0) -> Callable:
-    """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone."""
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    seed: int = 0,
+    maintain: MaintainFn | None = None,
+    watch: Mapping[str, str] | None = None,
+) -> Callable:
+    """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone.
+
+    Args:
+        maintain: changes parameters by other means than the gradient, just before its update is added.
+        watch: name of a metric -> regular expression of parameter paths; the norm of their gradient.
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (metrics, variables)), grads = grad_fn(state.params, state.variables, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        params = state.params
+        if maintain is not None:
+            params, variables = maintain(params, variables, jax.random.fold_in(key, 1))
+        updates, opt_state = tx.update(grads, state.opt_state, params)
+        params = optax.apply_updates(params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics, **_norms(grads, watch or {})}
         return TrainState(state.step + 1, params, variables, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _norms(grads: Any, watch: Mapping[str, str]) -> dict[str, jax.Array]:
+    named = [(sharding.path_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
+    found = {name: [g for path, g in named if re.search(pattern, path)] for name, pattern in watch.items()}
+    return {name: optax.tree.norm(leaves) for name, leaves in found.items() if leaves}
 
 
 def fit(

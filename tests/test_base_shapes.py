@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from lapa_jax import checkpoints, optimizers, sharding, training
-from lapa_jax.evaluation import laq_quality, vlm_quality
+from lapa_jax.evaluation import vlm_quality
 from lapa_jax.models import laq, vlm
 
 LAQ_OFFICIAL = 343_796_080
@@ -20,7 +20,7 @@ def inits(load_config):
     """name -> (init_fn, optimizer config) of the base configs."""
     config = load_config("train_laq", "base")
     model = laq.LatentActionQuantizer(**config.model)
-    stages = {"laq": (laq_quality.init_fn(model, config.data.image_size), config.optimizer)}
+    stages = {"laq": (laq.init_fn(model, config.data.image_size), config.optimizer)}
     config = load_config("pretrain_vlm", "base")
     model = vlm.from_config(config.model, text_vocab=32_000)
     init_fn = vlm_quality.init_fn(
@@ -39,9 +39,9 @@ def test_laq_base_is_the_official_size_less_unused_norms(inits):
 
 
 def test_laq_legacy_is_the_official_size(load_config):
-    config = load_config("train_laq", "base", **{"model.backbone_args.legacy": True})
+    config = load_config("train_laq", "official")
     model = laq.LatentActionQuantizer(**config.model)
-    assert count(laq_quality.init_fn(model, config.data.image_size)) == LAQ_OFFICIAL
+    assert count(laq.init_fn(model, config.data.image_size)) == LAQ_OFFICIAL
 
 
 def test_vlm_base_is_the_official_size(inits):

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors, sharding, training
-from lapa_jax.models import laq, quantize, vlm
+from lapa_jax.models import laq, vlm
+from lapa_jax.models.quantizers import whiten
 
 ROWS = 16
 
@@ -41,6 +42,9 @@ def text_and_image():
 
 MESHES_OF = {
     "laq conv fsq": [(2, 2, 2)],
+    "laq conv nsvq": [(2, 2, 2)],
+    "laq conv vq_ema": [(2, 2, 2)],
+    "laq conv kl": [(2, 2, 2)],
     "laq transformer nsvq": [(2, 2, 2), (1, 8, 1)],
     "vlm": [(2, 2, 2), (1, 8, 1)],
     "policy": [(2, 2, 2)],
@@ -55,9 +59,11 @@ def stage(request, programs, load_config):
 
 
 def make_stage(name, programs, load_config):
-    if name == "laq conv fsq":
+    if name.startswith("laq conv"):
         args = dict(width=8, depth=1, patch_size=4)
-        return laq_stage(programs, 16, backbone="conv", backbone_args=args, soft_steps=3)
+        own = {"fsq": dict(levels=(2, 2, 2), soft_steps=3)}
+        quantizer = dict(quantizer=name.split()[-1], quantizers=own, code_dim=3)
+        return laq_stage(programs, 16, backbone="conv", backbone_args=args, **quantizer)
     if name == "laq transformer nsvq":
         args = dict(
             width=16, num_heads=2, head_dim=8, image_size=24, patch_size=8, depth_spatial=1, depth_temporal=1
@@ -122,7 +128,7 @@ def check_split(name, params):
         for path, leaf in jax.tree.leaves_with_path(params)
         if leaf.addressable_shards[0].data.size < leaf.size
     ]
-    if name == "laq conv fsq":  # small kernels are kept whole on purpose
+    if name.startswith("laq conv"):  # small kernels are kept whole on purpose
         assert not split
     elif name == "laq transformer nsvq":
         assert sum(path.endswith("to_q/kernel") for path in split) == 4
@@ -142,7 +148,7 @@ def test_whitening_statistics_are_of_the_global_batch():
     mesh = sharding.make_mesh(2, 4, 1)
     z = np.random.default_rng(0).normal(size=(ROWS, 2, 3)).astype(np.float32)
     z += np.arange(ROWS)[:, None, None]  # every device sees another mean
-    module = quantize.Whiten()
+    module = whiten.Whiten()
     apply = jax.jit(lambda z: module.apply({}, z, True, mutable=["batch_stats"]))
     with jax.set_mesh(mesh):
         whitened, variables = apply(sharding.global_batch(mesh, {"z": z})["z"])

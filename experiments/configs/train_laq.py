@@ -1,5 +1,6 @@
-"""Stage 1. `base` is the official LAQ (344M parameters; NSVQ; LAPA laq/train_sthv2.py); `demo` and
-`full` are the small conv LAQ for two CPU cores; `tiny` is what tests run.
+"""Stage 1. `official` is the LAQ as published (344M parameters; NSVQ; LAPA laq/train_sthv2.py) and `base` the same
+network without its layout bugs and with a codebook that stays alive; `demo` and `full` are the small conv LAQ
+for two CPU cores; `tiny` is what tests run.
 
     python experiments/train_laq.py --config=experiments/configs/train_laq.py:demo --workdir=runs/demo/laq
 """
@@ -13,7 +14,8 @@ CONV = dict(
     backbone="conv",
     backbone_args=dict(width=32, depth=1, patch_size=4),
     quantizer="fsq",
-    levels=(4, 2),  # cells a dimension; their product is num_codes
+    quantizers=dict(fsq=dict(levels=(4, 2))),
+    num_codes=8,
     code_length=1,
 )
 
@@ -30,12 +32,20 @@ def get_config(size: str = "base") -> ConfigDict:
                 patch_size=32, image_size=256, legacy=False, remat=False,
             )
         ),
-        quantizer="nsvq",
-        levels=(2, 2, 2),
-        soft_steps=0,  # FSQ only: steps over which quantisation is phased in
+        quantizer="nsvq",  # fsq|nsvq|nsvq_official|vq|vq_ema|kl
+        quantizers=dict(  # what each has to set; only the chosen one's are read
+            fsq=dict(
+                levels=(2, 2, 2),  # cells a dimension; their product is num_codes
+                soft_steps=0,  # steps over which quantisation is phased in
+            ),
+            nsvq=dict(revive="data"),  # or "none": dead codes stay dead
+            vq=dict(revive="data", commitment=0.25, whiten=True),
+            vq_ema=dict(revive="data", commitment=0.25, whiten=True, decay=0.99),
+            kl=dict(beta=1e-5),  # continuous: no codes, so no stage 2
+        ),
         num_codes=8,  # codes a token
         code_length=4,  # tokens a transition
-        code_dim=32,  # NSVQ only
+        code_dim=32,  # size of the quantised vector; fsq has one dimension a level instead
     )
     config.loss = dict(change_weight=0.0)  # extra weight of pixels that change; 0 is plain MSE
     config.optimizer = dict(
@@ -48,9 +58,10 @@ def get_config(size: str = "base") -> ConfigDict:
     config.data.gap = 0.6  # seconds between the two frames
     config.data.longest_gap = placeholder(float)  # seconds: gaps are drawn between the two; None: always gap
     config.data.past_end = "exclude"  # pairs past the end of an episode; "repeat": its last frame, as official
+    config.alarm = dict(share=0.25, after=100)  # perplexity below that share of the codes, after so many steps
     config.evaluation = dict(pairs=2000)  # held-out pairs at the end
     small = dict(
-        model={**CONV, "num_codes": 8, "code_dim": 32},
+        model=CONV,
         loss=dict(change_weight=1.5),
         optimizer=dict(
             learning_rate=2e-3, end_learning_rate=1e-4, warmup_steps=50, b2=0.99,
@@ -58,7 +69,7 @@ def get_config(size: str = "base") -> ConfigDict:
         ),
         data=dict(gap=0.4, image_size=64, decode_once=True),
     )
-    if size != "base":
+    if size not in ("base", "official"):
         del config.model.backbone_args
         config.model.backbone_args = dict(CONV["backbone_args"])
         config.update(small)
@@ -67,8 +78,9 @@ def get_config(size: str = "base") -> ConfigDict:
 
 SIZES = {
     "base": {},
-    "full": dict(num_steps=1000, model=dict(soft_steps=200)),
-    "demo": dict(num_steps=600, model=dict(soft_steps=150)),
+    "official": dict(model=dict(quantizer="nsvq_official", backbone_args=dict(legacy=True))),
+    "full": dict(num_steps=1000, model=dict(quantizers=dict(fsq=dict(soft_steps=200)))),
+    "demo": dict(num_steps=600, model=dict(quantizers=dict(fsq=dict(soft_steps=150)))),
     "tiny": dict(
         num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),
         model=dict(backbone_args=dict(width=8)), evaluation=dict(pairs=32),

@@ -21,12 +21,6 @@ CHUNK = 100
 """Pairs per call of the model."""
 
 
-def init_fn(model: laq.LatentActionQuantizer, image_size: int) -> Callable[[jax.Array], Any]:
-    """key -> initial flax variables of the LAQ."""
-    frame = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    return lambda key: model.init({"params": key, "noise": key}, frame, frame, train=False)
-
-
 def evaluate(
     model: laq.LatentActionQuantizer,
     state: training.TrainState,
@@ -42,33 +36,35 @@ def evaluate(
     count = -(-num_pairs // len(robot.members))
     held = [Held.sample(member, data["gap"], count, data["image_size"]) for member in robot.members]
     pooled = Held.pooled(held)
-    codes, reconstruction = run(model, state, pooled.frame, pooled.following)
-    summary = _summary(pooled, codes, reconstruction, model.num_codes)
+    passed = run(model, state, pooled.frame, pooled.following)
+    summary = _summary(passed, model.num_codes)
     summary |= {"gap": held[0].gap, "gap_seconds": data["gap"]}
-    gallery = strips(pooled.frame, pooled.following, reconstruction, codes)
+    gallery = strips(pooled.frame, pooled.following, passed)
     each = {}
     for name, part, rows in zip(_names(robot), held, _slices(held), strict=True):
-        each[name] = _summary(part, codes[rows], reconstruction[rows], model.num_codes)
+        one = passed.rows(rows)
+        each[name] = _summary(one, model.num_codes)
         if part.motion is not None:
-            each[name] |= probe(part.pairs, part.frame, codes[rows], part.motion, model.num_codes)
-            if "code_motion" not in gallery:  # of the first dataset that has an effector
-                gallery |= code_motion(codes[rows], part.motion, model.num_codes)
-                summary |= {key: each[name][key] for key in ("probe_r2", "control_r2")}
+            each[name] |= probe(part, one, model.num_codes)
+            if "probe_r2" not in summary:  # of the first dataset that has an effector
+                gallery |= code_motion(one.codes, part.motion, model.num_codes) if model.discrete else {}
+                summary |= {key: each[name][key] for key in ("probe_r2", "z_probe_r2", "control_r2")}
     summary |= {"datasets": each} if len(each) > 1 else {}
-    gallery |= code_examples(pooled.frame, pooled.following, codes, model.num_codes)
-    gallery |= swaps(model, state, pooled.frame)
+    if model.discrete:
+        gallery |= code_examples(pooled.frame, pooled.following, passed.codes, model.num_codes)
+        gallery |= swaps(model, state, pooled.frame, passed.to_image)
     return {"summary": summary, "gallery": gallery}
 
 
-def _summary(held: "Held", codes: np.ndarray, reconstruction: np.ndarray, num_codes: int) -> dict[str, Any]:
-    usage = np.bincount(codes.reshape(-1), minlength=num_codes) / codes.size
-    copy_mse = mean_square(held.frame, held.following)
-    mse = float(np.mean([mean_square(r, f) for r, f in zip(reconstruction, held.following, strict=True)]))
-    return {
-        "codes_used": int(np.sum(usage >= USED)), "num_codes": num_codes, "usage": usage.tolist(),
-        "perplexity": float(metrics.perplexity(jnp.asarray(usage))), "mse": mse, "copy_mse": copy_mse,
-        "improvement": 1.0 - mse / copy_mse if copy_mse else 0.0, "held_out_pairs": len(held.frame),
-    }
+def _summary(passed: "Passed", num_codes: int) -> dict[str, Any]:
+    mse, copy_mse = float(np.mean(passed.mse)), float(np.mean(passed.copy_mse))
+    improvement = 1.0 - mse / copy_mse if copy_mse else 0.0
+    held_out = {"mse": mse, "copy_mse": copy_mse, "improvement": improvement, "held_out_pairs": len(passed.mse)}
+    if passed.codes is None:
+        return held_out
+    usage = np.bincount(passed.codes.reshape(-1), minlength=num_codes) / passed.codes.size
+    used = {"codes_used": int(np.sum(usage >= USED)), "num_codes": num_codes, "usage": usage.tolist()}
+    return used | {"perplexity": float(metrics.perplexity(jnp.asarray(usage)))} | held_out
 
 
 def _names(mixture: episodes_lib.Mixture) -> list[str]:
@@ -88,9 +84,8 @@ def save(workdir: str | pathlib.Path, writer: metrics.Writer, step: int, quality
         return
     summary = quality["summary"]
     np.savez_compressed(pathlib.Path(workdir) / "gallery.npz", **quality["gallery"])
-    shown = {k: summary[k] for k in ("codes_used", "perplexity", "mse", "copy_mse", "improvement")}
-    if "probe_r2" in summary:
-        shown |= {"probe_r2": summary["probe_r2"]["mean"], "control_r2": summary["control_r2"]["mean"]}
+    shown = {k: summary[k] for k in ("codes_used", "perplexity", "mse", "copy_mse", "improvement") if k in summary}
+    shown |= {k: summary[k]["mean"] for k in ("probe_r2", "z_probe_r2", "control_r2") if k in summary}
     writer.write(step, {"loss": summary["mse"], **shown}, split="val")
     metrics.summarise(workdir, summary)
 
@@ -138,18 +133,69 @@ class Held:
         return cls([pair for part in held for pair in part.pairs], *frames, None, held[0].gap)
 
 
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """What a LAQ made of held-out pairs.
+
+    Attributes:
+        codes: int[N, L]; None of a continuous quantiser.
+        z: float32[N, L, D], before quantisation.
+        view: float16[N, h, w, C], reconstruction from the hard codes, in the space that the LAQ rebuilds.
+        mse, copy_mse: float32[N], of the reconstruction and of copying the first frame, in that space.
+        to_image: view -> uint8[N, H, W, 3].
+    """
+
+    codes: np.ndarray | None
+    z: np.ndarray
+    view: np.ndarray
+    mse: np.ndarray
+    copy_mse: np.ndarray
+    to_image: Callable[[np.ndarray], np.ndarray]
+
+    def rows(self, rows: slice) -> "Passed":
+        codes = None if self.codes is None else self.codes[rows]
+        parts = (a[rows] for a in (self.z, self.view, self.mse, self.copy_mse))
+        return Passed(codes, *parts, self.to_image)
+
+
 def run(
     model: laq.LatentActionQuantizer, state: training.TrainState, frame: np.ndarray, following: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int[N, L] and hard-code reconstructions uint8[N, H, W, 3] of frame pairs."""
+) -> Passed:
+    """Pairs uint8[N, H, W, 3] through the LAQ, without noise."""
     variables = {"params": state.params, **state.variables}
-    forward = jax.jit(lambda v, a, b: model.apply(v, a, b, train=False))
-    codes, images = [], []
+
+    @jax.jit
+    def forward(variables: Any, a: jax.Array, b: jax.Array) -> tuple:
+        out = model.apply(variables, a, b, train=False)
+        view = model.apply(variables, out.reconstruction, method="in_range")
+        before, after = (model.apply(variables, x, method="view") for x in (a, b))
+        error, copied = (jnp.mean(jnp.square(x - after), axis=(1, 2, 3)) for x in (view, before))
+        return out.latent.codes, out.latent.z, view.astype(jnp.float16), error, copied
+
+    parts = []
     for a, b, kept in chunks(frame, following):
-        out = forward(variables, a, b)
-        codes.append(np.asarray(out.codes)[:kept])
-        images.append(to_uint8(out.reconstruction)[:kept])
-    return np.concatenate(codes), np.concatenate(images)
+        parts.append([None if x is None else np.asarray(x)[:kept] for x in forward(variables, a, b)])
+    joined = (None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))
+    codes, z, view, mse, copy_mse = joined
+    return Passed(codes, z, view, mse, copy_mse, picture(view, frame.shape[1:3]))
+
+
+def picture(view: np.ndarray, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """How to look at float[N, h, w, C]: as it is, or features by their three main directions, in colour."""
+    if view.shape[-1] == 3:
+        return to_uint8
+    sample = view.reshape(-1, view.shape[-1]).astype(np.float32)
+    sample = sample[:: max(1, len(sample) // 5000)]
+    mean = sample.mean(axis=0)
+    _, scale, directions = np.linalg.svd(sample - mean, full_matrices=False)
+    spread = 4.0 * scale[:3] / np.sqrt(len(sample))
+
+    def image(view: np.ndarray) -> np.ndarray:
+        colours = to_uint8((np.asarray(view, np.float32) - mean) @ directions[:3].T / spread + 0.5)
+        rows, columns = (np.arange(s) * n // s for s, n in zip(size, colours.shape[1:3], strict=True))
+        return colours[:, rows][:, :, columns]
+
+    return image
 
 
 def chunks(*arrays: np.ndarray) -> Any:
@@ -160,33 +206,32 @@ def chunks(*arrays: np.ndarray) -> Any:
         yield *(np.concatenate([p, np.repeat(p[-1:], CHUNK - kept, axis=0)]) for p in part), kept
 
 
-def probe(
-    pairs: list[tuple[int, int]], frame: np.ndarray, codes: np.ndarray, motion: np.ndarray, num_codes: int
-) -> dict[str, Any]:
+def probe(held: "Held", passed: Passed, num_codes: int) -> dict[str, Any]:
     """R2 of linear probes to the displacement, fitted on even episodes and scored on odd ones.
 
-    The control sees the first frame only (64 principal components of its 8x8 thumbnail): what it can
-    guess is no evidence of codes carrying motion.
+    Beside the codes: z before quantisation, and a control that sees the first frame only (64 principal
+    components of its 8x8 thumbnail). What that can guess is no evidence of codes carrying motion.
     """
-    even = np.array([e % 2 == 0 for e, _ in pairs])
-    codes, thumbs = probes.one_hot(codes, num_codes), probes.frame_features(frame)
-    thumbs_even, thumbs_odd = probes.principal_components(thumbs[even], thumbs[~even])
-    r2 = probes.linear_probe(codes[even], motion[even], codes[~even], motion[~even])
-    control = probes.linear_probe(thumbs_even, motion[even], thumbs_odd, motion[~even])
-    return {"probe_r2": _xy(r2), "control_r2": _xy(control)}
+    even = np.array([e % 2 == 0 for e, _ in held.pairs])
+    flat = passed.z.reshape(len(even), -1)
+    codes = flat if passed.codes is None else probes.one_hot(passed.codes, num_codes)
+    thumbs = probes.frame_features(held.frame)
+    sides = {"probe_r2": (codes[even], codes[~even]), "z_probe_r2": (flat[even], flat[~even])}
+    sides["control_r2"] = probes.principal_components(thumbs[even], thumbs[~even])
+    fit, score = held.motion[even], held.motion[~even]
+    return {name: _xy(probes.linear_probe(x, fit, to, score)) for name, (x, to) in sides.items()}
 
 
 def _xy(r2: np.ndarray) -> dict[str, float]:
     return {"x": float(r2[0]), "y": float(r2[1]), "mean": float(np.mean(r2[:2]))}
 
 
-def strips(frame: np.ndarray, following: np.ndarray, rebuilt: np.ndarray, codes: np.ndarray) -> dict:
+def strips(frame: np.ndarray, following: np.ndarray, passed: Passed) -> dict[str, np.ndarray]:
     """Eight held-out examples, evenly spread."""
     rows = np.linspace(0, len(frame) - 1, 8).astype(int)
-    return {
-        "frame": frame[rows], "next_frame": following[rows], "reconstruction": rebuilt[rows],
-        "codes": codes[rows],
-    }
+    shown = {"frame": frame[rows], "next_frame": following[rows]}
+    shown |= {} if passed.codes is None else {"codes": passed.codes[rows]}
+    return shown | {"reconstruction": passed.to_image(passed.view[rows])}
 
 
 def code_motion(codes: np.ndarray, motion: np.ndarray, num_codes: int) -> dict[str, np.ndarray]:
@@ -215,21 +260,18 @@ def code_examples(
     }
 
 
-def swaps(model: Any, state: training.TrainState, frame: np.ndarray, count: int = 4) -> dict[str, np.ndarray]:
+def swaps(
+    model: Any, state: training.TrainState, frame: np.ndarray, to_image: Callable, count: int = 4
+) -> dict[str, np.ndarray]:
     """Every code (at all positions) applied to a few first frames."""
     variables = {"params": state.params, **state.variables}
     decode = jax.jit(lambda v, f, c: model.apply(v, f, c, method="decode"))
     firsts = frame[np.linspace(0, len(frame) - 1, count + 2).astype(int)[1:-1]]
     columns = [
-        to_uint8(decode(variables, firsts, np.full((count, model.code_length), code, np.int32)))
+        to_image(decode(variables, firsts, np.full((count, model.code_length), code, np.int32)))
         for code in range(model.num_codes)
     ]
     return {"swap_first": firsts, "swap_decoded": np.stack(columns, axis=1)}
-
-
-def mean_square(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean squared difference of uint8 images, on the [0, 1] scale."""
-    return float(np.mean(np.square((a.astype(np.float32) - b) / 255.0)))
 
 
 def to_uint8(image: jax.Array) -> np.ndarray:

@@ -13,7 +13,8 @@ SIZE = 16
 
 def make(**changes):
     args = dict(width=8, depth=1, patch_size=4)
-    return laq.LatentActionQuantizer(**dict(backbone="conv", backbone_args=args) | changes)
+    quantizers = {"fsq": {"levels": (2, 2, 2)}}
+    return laq.LatentActionQuantizer(**dict(backbone="conv", backbone_args=args, quantizers=quantizers) | changes)
 
 
 def frames(count=6, seed=0):
@@ -34,19 +35,21 @@ def test_shapes_and_types(trained):
     model, variables, pair = trained
     out = model.apply(variables, *pair)
     assert (out.reconstruction.shape, out.reconstruction.dtype) == ((6, SIZE, SIZE, 3), jnp.float32)
-    assert (out.codes.shape, out.codes.dtype) == ((6, model.code_length), jnp.int32)
-    assert out.z.shape == (6, model.code_length, 3)
-    assert np.asarray(out.codes).min() >= 0 and np.asarray(out.codes).max() < model.num_codes
+    codes, z = out.latent.codes, out.latent.z
+    assert (codes.shape, codes.dtype) == ((6, model.code_length), jnp.int32)
+    assert z.shape == (6, model.code_length, 3)
+    assert np.asarray(codes).min() >= 0 and np.asarray(codes).max() < model.num_codes
 
 
 def test_encode_and_decode_are_the_halves_of_the_whole(trained):
     model, variables, pair = trained
     out = model.apply(variables, *pair)
-    codes, z = model.apply(variables, *pair, method="encode")
-    np.testing.assert_array_equal(codes, out.codes)
-    np.testing.assert_allclose(z, out.z, atol=1e-6)
-    decoded = model.apply(variables, pair[0], codes, method="decode")
-    np.testing.assert_allclose(decoded, np.clip(out.reconstruction, 0, 1), atol=1e-5)
+    latent = model.apply(variables, *pair, method="encode")
+    np.testing.assert_array_equal(latent.codes, out.latent.codes)
+    np.testing.assert_allclose(latent.z, out.latent.z, atol=1e-6)
+    for one in (latent.codes, latent.codewords):
+        decoded = model.apply(variables, pair[0], one, method="decode")
+        np.testing.assert_allclose(decoded, np.clip(out.reconstruction, 0, 1), atol=1e-5)
 
 
 def test_decoding_obeys_the_codes_and_stays_an_image(trained):
@@ -63,15 +66,15 @@ def test_bytes_and_unit_floats_are_the_same_frames(trained):
     model, variables, pair = trained
     floats = [frame.astype(np.float32) / 255 for frame in pair]
     np.testing.assert_allclose(
-        model.apply(variables, *pair).z, model.apply(variables, *floats).z, atol=1e-6
+        model.apply(variables, *pair).latent.z, model.apply(variables, *floats).latent.z, atol=1e-6
     )
 
 
 def test_codes_hang_on_both_frames_in_their_order(trained):
     model, variables, pair = trained
-    z = model.apply(variables, *pair).z
-    assert np.abs(z - model.apply(variables, *pair[::-1]).z).max() > 1e-3
-    assert np.abs(z - model.apply(variables, pair[0], pair[0]).z).max() > 1e-3
+    z = model.apply(variables, *pair).latent.z
+    assert np.abs(z - model.apply(variables, *pair[::-1]).latent.z).max() > 1e-3
+    assert np.abs(z - model.apply(variables, pair[0], pair[0]).latent.z).max() > 1e-3
 
 
 def test_gradients_are_finite_and_reach_every_parameter(trained):
