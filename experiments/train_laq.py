@@ -10,7 +10,7 @@ import jax
 import launch
 
 from lapa_jax import checkpoints, collapse, losses, metrics, optimizers, training
-from lapa_jax.data import loader, sources
+from lapa_jax.data import episodes, loader, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 
@@ -53,13 +53,22 @@ WATCH = {"codebook_grad_norm": r"quantize/codebook$"}
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
+    train(config, WORKDIR.value, mesh, open_video(config.data))
 
+
+def open_video(data: Any) -> episodes.Mixture:
+    """What is trained on, decoded beforehand if the config wants that."""
+    video = sources.open_mixture(data, data.train_split, "video")
+    return video.decoded(data.image_size) if data.decode_once else video
+
+
+def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mixture) -> None:
+    """One run, from the data to its summary; goes on where a killed one stopped."""
     data = config.data
-    video = sources.open_mixture(data, data.train_split, "video")  # 2 data
-    robot = sources.open_mixture(data, data.val_split, "robot")  # probes, at the end
+    robot = sources.open_mixture(data, data.val_split, "robot")  # 2 data: for probes, at the end
     batches = loader.frame_pairs(
-        video.decoded(data.image_size) if data.decode_once else video, sources.gap_of(data),
-        config.batch_size, config.seed, data.image_size, **sources.reading(data), **launch.shares(),
+        video, sources.gap_of(data), config.batch_size, config.seed, data.image_size,
+        **sources.reading(data), **launch.shares(),
     )
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
@@ -69,17 +78,17 @@ def main(_: Any) -> None:
 
     assets = {"dataset": video.fingerprint}
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
-    saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
+    saved = checkpoints.Checkpoints(workdir, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, lambda: training.init_sharded(init, mesh, config.seed), batches)
         step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model), WATCH)  # 7 resume > scratch
         limits = collapse.Limits(**config.alarm)
-        writer = collapse.Watched(metrics.Writer(WORKDIR.value, "laq"), WORKDIR.value, model.num_codes, limits)
+        writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
         quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)  # 9 held-out
-        laq_quality.save(WORKDIR.value, writer, int(state.step), quality)
+        laq_quality.save(workdir, writer, int(state.step), quality)
 
 
 if __name__ == "__main__":

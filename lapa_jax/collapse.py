@@ -99,12 +99,13 @@ class Watched:
         alarm = diagnose(values, self._num_codes, self._limits)
         cause = None if alarm is None else alarm.split("; ", 1)[1].split("(")[0]
         if cause != self._cause:
-            self._tell(step, alarm or "latent actions recovered: every position uses its codes again")
+            over = "latent actions recovered: all positions use their codes"
+            self._tell(step, f"ALARM: {alarm}" if alarm else over)
             self._cause = cause
 
     def _tell(self, step: int, text: str) -> None:
         if jax.process_index():
             return
-        print(f"[laq] ALARM at step {step}: {text}", flush=True)
+        print(f"[laq] step {step}  {text}", flush=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "alarm": text}) + "\n")

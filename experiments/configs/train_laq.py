@@ -39,8 +39,8 @@ def get_config(size: str = "base") -> ConfigDict:
                 soft_steps=0,  # steps over which quantisation is phased in
             ),
             nsvq=dict(revive="data"),  # or "none": dead codes stay dead
-            vq=dict(revive="data", commitment=0.25, whiten=True),
-            vq_ema=dict(revive="data", commitment=0.25, whiten=True, decay=0.99),
+            vq=dict(revive="data", commitment=0.01, whiten=True),
+            vq_ema=dict(revive="data", commitment=0.01, whiten=True, decay=0.99),
             kl=dict(beta=1e-5),  # continuous: no codes, so no stage 2
         ),
         num_codes=8,  # codes a token

@@ -15,7 +15,7 @@ class VQ(codebook.Codebook):
         whiten: centre and decorrelate z first, so that rows and z are on one scale from the start.
     """
 
-    commitment: float = 0.25
+    commitment: float = 0.01
     whiten: bool = True
 
     def setup(self) -> None:

@@ -1,0 +1,1 @@
+"""Checkpoints of other code, in and out, without that code."""
