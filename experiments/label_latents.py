@@ -6,17 +6,20 @@
 
 import collections
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import launch
 import numpy as np
+import tqdm
 
 from lapa_jax import checkpoints, errors, metrics, sharding
 from lapa_jax import trained as trained_lib
 from lapa_jax.data import episodes, labelled, latents, sources
 from lapa_jax.data.stored import storage
+from lapa_jax.models import laq
 
 CONFIG, WORKDIR = launch.define("label_latents")
 
@@ -26,6 +29,8 @@ def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
     variables = {"params": state.params, **state.variables}
     if not model.discrete:
         raise errors.UserError("this LAQ is continuous (model.quantizer=kl) and has no codes; label with another")
+    if model.phase == "scene":
+        raise errors.UserError("this LAQ is of phase scene: train phase task from it, whose codes are the labels")
     encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode").codes)
 
     def label(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
@@ -35,7 +40,36 @@ def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
     return label
 
 
-def report(video: episodes.Episodes, split: str, folder: pathlib.Path) -> latents.Latents | None:
+class Progress(tqdm.tqdm):
+    """A bar over all pairs of a split; its rate is that of the pairs labelled now."""
+
+    def __init__(self, video: episodes.Episodes, split: str, gap: int):
+        total = latents.num_pairs(video, gap)
+        super().__init__(desc=f"{video.name} {split}", total=total, unit="pair", mininterval=1)
+        self.labelled, self.began = 0, time.perf_counter()
+
+    def __call__(self, done: int, labelled: int) -> None:
+        self.labelled += labelled
+        self.initial += done - labelled  # those of an earlier call say nothing about speed
+        self.update(done)
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.labelled / (time.perf_counter() - self.began)
+
+
+def in_dtype(model: laq.LatentActionQuantizer, dtype: str | None) -> laq.LatentActionQuantizer:
+    """The model computing in `dtype`; None leaves it as it was trained."""
+    if dtype is None:
+        return model
+    if dtype not in ("float32", "bfloat16"):
+        raise errors.UserError(f"config.dtype {dtype!r}: choose float32 or bfloat16")
+    return model.clone(backbone_args={**model.backbone_args, "dtype": dtype})
+
+
+def report(
+    video: episodes.Episodes, split: str, folder: pathlib.Path, progress: Progress
+) -> latents.Latents | None:
     """How often each code is used, on the console and in summary.json; None while other processes label."""
     if not latents.finished(folder):
         print(f"[label] {video.name} {split}: done here, other processes are not", flush=True)
@@ -44,7 +78,10 @@ def report(video: episodes.Episodes, split: str, folder: pathlib.Path) -> latent
     codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
     usage = np.bincount(codes.reshape(-1), minlength=labels.num_codes) / max(codes.size, 1)
     print(f"[label] {video.name} {split}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
-    metrics.summarise(folder, {"pairs": len(codes), "usage": usage})
+    speed = {"pairs_per_second": progress.pairs_per_second} if progress.labelled else {}
+    if speed:
+        print(f"[label] {progress.labelled} pairs now, {progress.pairs_per_second:.1f} pairs/s", flush=True)
+    metrics.summarise(folder, {"pairs": len(codes), "usage": usage} | speed)
     return labels
 
 
@@ -57,8 +94,9 @@ def main(_: Any) -> None:
     with jax.set_mesh(mesh):
         model, state, trained = trained_lib.load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
         checkpoints.claim(WORKDIR.value, config.to_dict())
-        label = make_label(model, state, mesh)
+        label = make_label(in_dtype(model, config.dtype), state, mesh)
         origin = {"path": str(pathlib.Path(config.laq)), "step": int(state.step), "config": storage.digest(trained)}
+        origin |= {} if config.dtype is None else {"dtype": config.dtype}
         data = trained["data"] | {"directory": config.directory or trained["data"]["directory"]}
         labelled_splits: dict[int, dict] = collections.defaultdict(dict)
         for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
@@ -68,11 +106,13 @@ def main(_: Any) -> None:
                     origin, video.fingerprint, video.steps_of(data["gap"]), data["gap"],
                     model.code_length, model.num_codes,
                 )
-                folder = latents.write_latents(
-                    latents.folder(WORKDIR.value, split, mixture, i), video, label, provenance,
-                    batch_size=config.batch_size, image_size=data["image_size"], **launch.shares(),
-                )
-                labelled_splits[i][split] = video, report(video, split, folder)
+                with Progress(video, split, provenance.gap) as progress:
+                    folder = latents.write_latents(
+                        latents.folder(WORKDIR.value, split, mixture, i), video, label, provenance,
+                        batch_size=config.batch_size, image_size=data["image_size"], progress=progress,
+                        num_threads=config.num_threads, **launch.shares(),
+                    )
+                labelled_splits[i][split] = video, report(video, split, folder, progress)
         if config.write_rlds:  # 4 the trajectories themselves, for other readers
             for i, splits in labelled_splits.items():
                 if all(labels is not None for _, labels in splits.values()):

@@ -1,4 +1,4 @@
-"""Stage 1: learn a codebook of latent actions from pairs of video frames; no actions are read.
+"""Stage 1: learn a codebook of latent actions from pairs of video frames; actions are read only if asked for.
 
     python experiments/train_laq.py --config=experiments/configs/train_laq.py:demo --workdir=runs/demo/laq
 """
@@ -7,30 +7,45 @@ import functools
 from typing import Any
 
 import jax
+import laq_parts
 import launch
 
 from lapa_jax import checkpoints, collapse, losses, metrics, optimizers, training
-from lapa_jax.data import episodes, loader, sources
+from lapa_jax.data import episodes, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
 
 CONFIG, WORKDIR = launch.define("train_laq")
 
 
-def make_loss(model: laq.LatentActionQuantizer, change_weight: float) -> training.LossFn:
-    """Rebuild the next frame from the first and the codes; weight the pixels that changed."""
+def make_loss(
+    model: laq.LatentActionQuantizer, change_weight: float, perceptual: float = 0.0, labels: float = 0.0
+) -> training.LossFn:
+    """Rebuild the next frame from the first and the codes; weight what changed.
+
+    `perceptual` weighs the error in the tower's features, `labels` that of actions read off z.
+    """
 
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
         apply = functools.partial(model.apply, {"params": params, **variables}, rngs={"noise": key})
-        frame, target = apply(batch["frame"], method="view"), apply(batch["next_frame"], method="view")
-        out, new = apply(batch["frame"], batch["next_frame"], train=True, mutable=list(variables))
+        pair = batch["frame"], batch["next_frame"]
+        frame, target = (apply(x, method="view") for x in pair)
+        changing = [name for name in variables if name != laq.FROZEN]
+        out, new = apply(*pair, batch.get("text"), train=True, mutable=changing)
         log = metrics.reconstruction(out.reconstruction, target, frame) | out.log
+        log |= metrics.z_health(out.latent.z)
         if model.discrete:
-            log |= metrics.code_health(out.latent.codes, out.latent.z, model.num_codes)
-        else:
-            log |= metrics.z_health(out.latent.z)
-        loss = losses.reconstruction(out.reconstruction, target, frame, change_weight)
-        return loss + out.loss, (log, {**variables, **new})
+            log |= metrics.code_health(out.latent.codes, model.num_codes)
+        loss = out.loss + losses.reconstruction(out.reconstruction, target, frame, change_weight)
+        if perceptual:
+            seen, wanted = (apply(x, method="features") for x in (out.reconstruction, target))
+            log["perceptual"] = losses.reconstruction(seen, wanted, wanted)
+            loss += perceptual * log["perceptual"]
+        if labels:
+            action = apply(batch["labelled_frame"], batch["labelled_next_frame"], method="action")
+            log["action_mse"] = losses.reconstruction(action, batch["labelled_action"], action)
+            loss += labels * log["action_mse"]
+        return loss, (log, {**variables, **new})
 
     return loss_fn
 
@@ -39,15 +54,17 @@ def make_maintain(model: laq.LatentActionQuantizer) -> training.MaintainFn:
     """Dead codes are restarted between two gradients."""
 
     def maintain(params: Any, variables: Any, key: jax.Array) -> Any:
-        state = {"params": params, **variables}
-        _, new = model.apply(state, method="maintain", mutable=list(state), rngs={"noise": key})
-        state |= new
+        frozen = {name: variables[name] for name in variables if name == laq.FROZEN}
+        state = {"params": params, **{name: variables[name] for name in variables if name != laq.FROZEN}}
+        apply = functools.partial(model.apply, method="maintain", mutable=list(state), rngs={"noise": key})
+        _, new = apply({**state, **frozen})
+        state |= new | frozen
         return state.pop("params"), state
 
     return maintain
 
 
-WATCH = {"codebook_grad_norm": r"quantize/codebook$"}
+WATCH = {"codebook_grad_norm": r"quantize(_scene)?/codebook$"}
 
 
 def main(_: Any) -> None:
@@ -66,22 +83,24 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
     """One run, from the data to its summary; goes on where a killed one stopped."""
     data = config.data
     robot = sources.open_mixture(data, data.val_split, "robot")  # 2 data: for probes, at the end
-    batches = loader.frame_pairs(
-        video, sources.gap_of(data), config.batch_size, config.seed, data.image_size,
-        **sources.reading(data), **launch.shares(),
-    )
+    parts = laq_parts.prepare(config, video)  # words, tower, earlier phase; completes config.model
+    batches = laq_parts.batches(config, video, parts, **launch.shares())
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
-    loss_fn = make_loss(model, config.loss.change_weight)  # 5 the experiment itself
-    init = training.make_init(laq.init_fn(model, data.image_size), tx)
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=parts.frozen)  # 4 optimizer
+    loss_fn = make_loss(model, **config.loss, labels=config.labels.weight)  # 5 the experiment itself
+    init = training.make_init(laq.init_fn(model, data.image_size, data.text_length), tx)
 
-    assets = {"dataset": video.fingerprint}
+    assets = {"dataset": video.fingerprint} | parts.assets
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(workdir, config.to_dict(), assets, **config.checkpoint)
+
+    def first() -> training.TrainState:
+        return laq_parts.fill(training.init_sharded(init, mesh, config.seed), abstract, parts)
+
     with jax.set_mesh(mesh), saved:
-        state = saved.restore_or(abstract, lambda: training.init_sharded(init, mesh, config.seed), batches)
-        step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model), WATCH)  # 7 resume > scratch
+        state = saved.restore_or(abstract, first, batches)  # 7 resume > tower, earlier phase > scratch
+        step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model), WATCH)
         limits = collapse.Limits(**config.alarm)
         writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages

@@ -40,12 +40,8 @@ def joint_perplexity(codes: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.mean(jnp.log(share)))
 
 
-def code_health(codes: jax.Array, z: jax.Array, num_codes: int) -> dict[str, jax.Array]:
-    """Whether codes are in use, and whether z says anything: scalars over the global batch.
-
-    Args:
-        codes: int[B, N]. z: float[B, N, D], before quantisation.
-    """
+def code_health(codes: jax.Array, num_codes: int) -> dict[str, jax.Array]:
+    """Whether codes int[B, N] are in use: scalars over the global batch."""
     usage = position_usage(codes, num_codes)
     each = jax.vmap(perplexity)(usage)
     positions = {f"perplexity/{n}": each[n] for n in range(codes.shape[1])} if codes.shape[1] > 1 else {}
@@ -54,7 +50,6 @@ def code_health(codes: jax.Array, z: jax.Array, num_codes: int) -> dict[str, jax
         "perplexity_worst": jnp.min(each),
         "perplexity_joint": joint_perplexity(codes),
         "codes_used": jnp.sum(jnp.max(usage, axis=0) > 0),
-        **z_health(z),
         **positions,
     }
 

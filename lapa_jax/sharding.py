@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"position_bias/\w+/kernel$", P("fsdp", "tensor")),
     # Small ones stay whole; action heads too: XLA gets gradients wrong through a reshape of split columns.
     (r"(conv|film|peg|dense)\w*/kernel$", P()),
-    (r"(scale|bias|null_kv|codebook|gamma|place_embedding)$", P()),
+    (r"(scale|bias|null_kv|codebook|gamma|(place|query)_embedding)$", P()),
     (r"(batch_stats|codebook)/.*(mean|cov|count|counts|codewords|weight|rows|used|revived|steps|batch_size)$", P()),
 )
 

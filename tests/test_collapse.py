@@ -57,7 +57,7 @@ def test_an_alarm_is_told_once_and_so_is_its_end(tmp_path, capsys):
 
 def test_perplexities_are_of_positions_and_of_whole_sequences():
     codes = jnp.asarray([[0, 0], [0, 1], [0, 2], [0, 3]] * 5)
-    health = metrics.code_health(codes, jnp.zeros((20, 2, 3)), num_codes=4)
+    health = metrics.code_health(codes, num_codes=4)
     np.testing.assert_allclose([health["perplexity/0"], health["perplexity/1"]], [1.0, 4.0], rtol=1e-4)
     np.testing.assert_allclose([health["perplexity_worst"], health["perplexity_joint"]], [1.0, 4.0], rtol=1e-4)
     assert health["codes_used"] == 4

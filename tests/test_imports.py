@@ -41,6 +41,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/optimizers.py": ("errors", "sharding"),
         "lapa_jax/training.py": ("errors", "sharding"),
         "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
+        "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training"),
     }
     for place, allowed in friends.items():
         if file.startswith(place):
@@ -66,6 +67,8 @@ def reason(name: str, file: str) -> str | None:
         return "the library does not know its experiments"
     if file.startswith("lapa_jax/evaluation/") and inside(name, "lapa_jax.checkpoints"):
         return "evaluation gets its states handed in"
+    if inside(name, "lapa_jax.convert") and file.startswith("lapa_jax/") and "/convert/" not in file:
+        return "what is converted is handed in"
     if ours(name, file):
         return "the arrow between rooms points the other way"
     return None
@@ -94,6 +97,9 @@ def test_imports_point_one_way(path):
         ("lapa_jax/envs/tabletop/env.py", "from lapa_jax.data import prompts"),
         ("lapa_jax/training.py", "from lapa_jax.models import laq"),
         ("lapa_jax/training.py", "from orbax import checkpoint"),
+        ("lapa_jax/models/laq.py", "from lapa_jax.convert import laq_names"),
+        ("lapa_jax/evaluation/report.py", "from lapa_jax.convert import torch_zip"),
+        ("lapa_jax/convert/official_laq.py", "from lapa_jax.data import loader"),
         ("lapa_jax/policy.py", "import launch"),
         ("experiments/train_laq.py", "import tensorflow as tf"),
         ("data/tabletop/build.py", "from torch import nn"),

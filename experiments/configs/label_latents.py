@@ -15,6 +15,8 @@ def get_config(size: str = "base") -> ConfigDict:
     config.batch_size = 256  # pairs a call; divisible by data*fsdp
     config.laq = placeholder(str)  # folder of a train_laq run
     config.directory = placeholder(str)  # dataset to label; None: the one the LAQ was trained on
+    config.dtype = placeholder(str)  # bfloat16 or float32, of the computation; None: as it was trained
+    config.num_threads = 2  # that read frames ahead
     config.splits = ("train", "val")
     config.write_rlds = False  # also write the trajectories with their codes, as RLDS for any reader
     return common.resize(config, size, SIZES)

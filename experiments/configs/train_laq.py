@@ -12,7 +12,7 @@ from configs import common
 
 CONV = dict(
     backbone="conv",
-    backbone_args=dict(width=32, depth=1, patch_size=4),
+    backbone_args=dict(width=32, depth=1, patch_size=4, dtype="float32", remat=False),
     quantizer="fsq",
     quantizers=dict(fsq=dict(levels=(4, 2))),
     num_codes=8,
@@ -29,7 +29,7 @@ def get_config(size: str = "base") -> ConfigDict:
         backbone_args=ConfigDict(
             dict(
                 width=1024, depth_spatial=8, depth_temporal=8, num_heads=16, head_dim=64,
-                patch_size=32, image_size=256, legacy=False, remat=False,
+                patch_size=32, image_size=256, reader="cnn", legacy=False, remat=False, dtype="float32",
             )
         ),
         quantizer="nsvq",  # fsq|nsvq|nsvq_official|vq|vq_ema|kl
@@ -46,8 +46,24 @@ def get_config(size: str = "base") -> ConfigDict:
         num_codes=8,  # codes a token
         code_length=4,  # tokens a transition
         code_dim=32,  # size of the quantised vector; fsq has one dimension a level instead
+        target="pixels",  # or "features", of the tower
+        tower=None,  # made from config.tower
+        phase=placeholder(str),  # None; "scene", then "task": codes of what the instruction does not say, and does
+        scene_length=0,  # codes of the scene beside code_length of the task
+        text_vocab=0,  # made from the instructions
+        action_dim=0,  # made from the labels
     )
-    config.loss = dict(change_weight=0.0)  # extra weight of pixels that change; 0 is plain MSE
+    config.loss = dict(
+        change_weight=0.0,  # extra weight of pixels that change; 0 is plain MSE
+        perceptual=0.0,  # weight of the error in the tower's features, beside that of pixels
+    )
+    config.tower = dict(  # frozen image encoder, for targets and the perceptual term; docs/vision-towers.md
+        path=placeholder(str), dtype="float32",
+    )
+    config.labels = dict(  # a little supervision: pairs of a few episodes, whose actions are read off z
+        weight=0.0, episodes=128, batch_size=16, normalisation="gaussian",
+    )
+    config.earlier = placeholder(str)  # the run of phase "scene" that phase "task" starts from
     config.optimizer = dict(
         learning_rate=1e-4, end_learning_rate=1e-4, warmup_steps=0, b1=0.9, b2=0.99,
         weight_decay=0.0, clip_norm=0.5,
@@ -55,6 +71,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.data = common.get_data()
     config.data.train_split = "train"
     config.data.val_split = "val"
+    config.data.text_length = 32  # tokens, where instructions are read
     config.data.gap = 0.6  # seconds between the two frames
     config.data.longest_gap = placeholder(float)  # seconds: gaps are drawn between the two; None: always gap
     config.data.past_end = "exclude"  # pairs past the end of an episode; "repeat": its last frame, as official

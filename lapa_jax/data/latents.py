@@ -4,11 +4,14 @@ One ArrayRecord record an episode. A folder is whole once it holds `latents.json
 last; `unfinished.json` marks one that labelling can still continue.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
+import functools
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +92,14 @@ def write_latents(
     episodes_per_shard: int = 128,
     process_index: int = 0,
     process_count: int = 1,
+    num_threads: int = 2,
+    progress: Callable[[int, int], None] = lambda done, labelled: None,
 ) -> Path:
     """Labels all pairs of `episodes`; call it again after a crash and it continues.
 
-    Every call of `label` gets `batch_size` pairs (the last is padded), so it compiles once.
-    Process p of P writes shards p, p + P, ...; the one that sees all shards finishes the folder.
+    Every call of `label` gets `batch_size` pairs (the last is padded), so it compiles once; `num_threads` read
+    the frames of the next batches meanwhile. Process p of P writes shards p, p + P, ...; the one that sees all
+    shards finishes the folder. `progress` hears of pairs that are done, and how many of them just now.
 
     Raises:
         UserError: the folder holds codes of another provenance, or a code is out of range.
@@ -106,12 +112,20 @@ def write_latents(
     num_shards = -(-len(episodes) // episodes_per_shard)
     paths = [root / f"codes-{i:05d}-of-{num_shards:05d}.array_record" for i in range(num_shards)]
     for shard in range(process_index, num_shards, process_count):
-        if paths[shard].exists():
-            continue
         first = shard * episodes_per_shard
         chosen = range(first, min(first + episodes_per_shard, len(episodes)))
-        codes = _label_shard(episodes, chosen, label, provenance, batch_size, image_size)
-        _write_shard(paths[shard], codes)
+        pairs = _pairs(episodes, chosen, provenance.gap)
+        if paths[shard].exists():
+            progress(len(pairs), 0)
+            continue
+        read = functools.partial(_read_pairs, episodes, provenance.gap, batch_size, image_size)
+        batches = _ahead(read, [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)], num_threads)
+        codes = [np.zeros((0, provenance.code_length), np.int32)]
+        for kept, frame, next_frame in batches:
+            codes.append(_checked(label(frame, next_frame), batch_size, provenance)[:kept])
+            progress(kept, kept)
+        counts = [_count(episodes, e, provenance.gap) for e in chosen]
+        _write_shard(paths[shard], np.split(np.concatenate(codes), np.cumsum(counts)[:-1]))
     if all(path.exists() for path in paths):
         storage.write_json(root / _DONE, plan)
         (root / _UNFINISHED).unlink(missing_ok=True)
@@ -170,21 +184,39 @@ def _begin(root: Path, plan: Mapping[str, Any]) -> bool:
     return False
 
 
-def _label_shard(
-    episodes: episodes_lib.Episodes, chosen: range, label: Label, provenance: Provenance,
-    batch_size: int, image_size: int | None,
-) -> list[np.ndarray]:
-    gap = provenance.gap
-    counts = [max(int(episodes.lengths[e]) - gap, 0) for e in chosen]
-    pairs = [(e, t) for e, count in zip(chosen, counts, strict=True) for t in range(count)]
-    codes = [np.zeros((0, provenance.code_length), np.int32)]
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
-        padded = batch + batch[-1:] * (batch_size - len(batch))
-        frame = np.stack([episodes.frame(e, t, image_size) for e, t in padded])
-        next_frame = np.stack([episodes.frame(e, t + gap, image_size) for e, t in padded])
-        codes.append(_checked(label(frame, next_frame), batch_size, provenance)[: len(batch)])
-    return np.split(np.concatenate(codes), np.cumsum(counts)[:-1])
+def num_pairs(episodes: episodes_lib.Episodes, gap: int) -> int:
+    """Pairs `gap` steps apart."""
+    return sum(_count(episodes, e, gap) for e in range(len(episodes)))
+
+
+def _count(episodes: episodes_lib.Episodes, episode: int, gap: int) -> int:
+    return max(int(episodes.lengths[episode]) - gap, 0)
+
+
+def _pairs(episodes: episodes_lib.Episodes, chosen: range, gap: int) -> list[tuple[int, int]]:
+    return [(e, t) for e in chosen for t in range(_count(episodes, e, gap))]
+
+
+def _read_pairs(
+    episodes: episodes_lib.Episodes, gap: int, batch_size: int, image_size: int | None, batch: list[tuple[int, int]]
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """(how many are real, frame, next_frame uint8[batch_size, H, W, 3])."""
+    padded = batch + batch[-1:] * (batch_size - len(batch))
+    frame = np.stack([episodes.frame(e, t, image_size) for e, t in padded])
+    next_frame = np.stack([episodes.frame(e, t + gap, image_size) for e, t in padded])
+    return len(batch), frame, next_frame
+
+
+def _ahead(read: Callable, batches: Sequence[Any], num_threads: int) -> Iterator[Any]:
+    """`read(batch)` of each, in order, at most `num_threads` + 1 of them ahead."""
+    with concurrent.futures.ThreadPoolExecutor(max(num_threads, 1)) as pool:
+        waiting = collections.deque()
+        for batch in batches:
+            waiting.append(pool.submit(read, batch))
+            if len(waiting) > num_threads + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _checked(codes: np.ndarray, batch_size: int, provenance: Provenance) -> np.ndarray:

@@ -23,27 +23,40 @@ def frame_pairs(
     seed: int = 0,
     image_size: int | None = None,
     augment: augment_lib.Augment = _OFF,
+    tokenizer: prompts.Tokenizer | None = None,
+    statistics: statistics_lib.Statistics | None = None,
     **order: Any,
 ) -> Stream:
     """Pairs of frames `gap` apart: frame, next_frame uint8[B, H, W, 3].
 
-    Both frames of a pair are augmented alike. `order` takes the other fields of `Order`. Raises UserError
+    Both frames of a pair are augmented alike. With a tokenizer there is the instruction too, text int32[B, L].
+    With the statistics of "action" (robot view only) there is action float32[B, A], the mean of the normalised
+    actions from the first frame to the second. `order` takes the other fields of `Order`. Raises UserError
     when no episode is longer than the gap.
     """
 
     def part(members: episodes_lib.Episodes, weight: float) -> Part:
         steps = gap.steps(members)
+        text = None if tokenizer is None else _encode_all(members, tokenizer)
+        actions = None if statistics is None else members["action"]
 
         def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
             episode, t = at
             later = steps.later(t, int(members.lengths[episode]), rng)
             change = augment.draw(rng)
-            return {
+            pair = {
                 "frame": change(members.frame(episode, t, image_size)),
                 "next_frame": change(members.frame(episode, later, image_size)),
             }
+            if text is not None:
+                pair["text"] = text(episode)
+            if actions is not None:
+                pair["action"] = statistics.normalise(actions[episode][t:later]).mean(axis=0)
+            return pair
 
-        return Part(steps.index(members), example, _name("pairs", members, steps, image_size, augment), weight)
+        more = [key for key, one in (("text", text), ("action", actions)) if one is not None]
+        name = _name("pairs", members, steps, image_size, augment, *more)
+        return Part(steps.index(members), example, name, weight)
 
     return _stream(part, episodes, Order(batch_size, seed, **order))
 

@@ -134,6 +134,33 @@ class Stream:
         self._taken, self._iterator = int(state["batches"]), None
 
 
+class Zipped:
+    """Batches of several streams side by side: keys of stream p are `p` + key. An empty prefix changes nothing."""
+
+    def __init__(self, streams: Mapping[str, Stream]):
+        self._streams = dict(streams)
+
+    def __iter__(self) -> "Zipped":
+        return self
+
+    def __next__(self) -> Batch:
+        return {prefix + key: rows for prefix, one in self._streams.items() for key, rows in next(one).items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """The positions of all."""
+        return {"zipped": {prefix: one.get_state() for prefix, one in self._streams.items()}}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Raises UserError when the state is of other streams."""
+        states = state.get("zipped", {})
+        if set(states) != set(self._streams):
+            raise errors.UserError(
+                f"cannot resume the data: there were streams {sorted(states)} and now are {sorted(self._streams)}"
+            )
+        for prefix, one in self._streams.items():
+            one.set_state(states[prefix])
+
+
 def hashed(kind: str, identity: Any) -> str:
     """A name for all that examples hang on."""
     return f"{kind}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}"

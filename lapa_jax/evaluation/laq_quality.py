@@ -268,7 +268,7 @@ def swaps(
     decode = jax.jit(lambda v, f, c: model.apply(v, f, c, method="decode"))
     firsts = frame[np.linspace(0, len(frame) - 1, count + 2).astype(int)[1:-1]]
     columns = [
-        to_image(decode(variables, firsts, np.full((count, model.code_length), code, np.int32)))
+        to_image(decode(variables, firsts, np.full((count, model.num_tokens), code, np.int32)))
         for code in range(model.num_codes)
     ]
     return {"swap_first": firsts, "swap_decoded": np.stack(columns, axis=1)}

@@ -61,6 +61,9 @@ class ConvBackbone(nn.Module):
         code_length, code_dim: tokens a transition and size of the vector that is quantised.
         patch_size: pixels folded into channels by the stem.
         keypoints: points that are tracked from one frame to the other.
+        channels: of the frames; 3, or those of feature maps.
+        remat: recompute each block in the backward pass.
+        dtype: of the computation; parameters, z and reconstructions are float32.
     """
 
     width: int = 32
@@ -69,22 +72,25 @@ class ConvBackbone(nn.Module):
     code_dim: int = 3
     patch_size: int = 4
     keypoints: int = 16
+    channels: int = 3
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        block = nn.remat(ConvBlock) if self.remat else ConvBlock
         self.encoder_conv_stem = nn.Conv(self.width, (3, 3), dtype=self.dtype)
         self.encoder_conv_mid = nn.Conv(self.width, (3, 3), dtype=self.dtype)
         self.encoder_conv_keypoints = nn.Conv(self.keypoints, (1, 1))
         self.encoder_dense_code = nn.Dense(self.code_length * self.code_dim, use_bias=False)
         self.decoder_conv_stem = nn.Conv(self.width, (1, 1), dtype=self.dtype)
         self.decoder_dense_code = nn.Dense(2 * self.width, dtype=self.dtype)
-        self.decoder_fine = [ConvBlock(self.width, self.dtype) for _ in range(self.depth)]
+        self.decoder_fine = [block(self.width, self.dtype) for _ in range(self.depth)]
         self.decoder_conv_down = nn.Conv(2 * self.width, (3, 3), strides=2, dtype=self.dtype)
-        self.decoder_coarse = [ConvBlock(2 * self.width, self.dtype) for _ in range(self.depth)]
+        self.decoder_coarse = [block(2 * self.width, self.dtype) for _ in range(self.depth)]
         self.decoder_conv_up = nn.Conv(4 * self.width, (1, 1), dtype=self.dtype)
-        self.decoder_out = [ConvBlock(self.width, self.dtype) for _ in range(self.depth)]
+        self.decoder_out = [block(self.width, self.dtype) for _ in range(self.depth)]
         self.decoder_conv_pixels = nn.Conv(
-            3 * self.patch_size**2, (1, 1), kernel_init=nn.initializers.normal(1e-3)
+            self.channels * self.patch_size**2, (1, 1), kernel_init=nn.initializers.normal(1e-3)
         )
 
     def encode(self, frame: jax.Array, next_frame: jax.Array) -> tuple[jax.Array, jax.Array]:

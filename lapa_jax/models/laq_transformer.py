@@ -5,6 +5,8 @@ Encoder: patches of both frames -> spatial transformer -> temporal transformer -
 Decoder: patches of the first frame, cross-attending to the codewords -> pixels of the second.
 """
 
+from typing import Any
+
 import einops
 import flax.linen as nn
 import jax
@@ -13,8 +15,24 @@ import jax.numpy as jnp
 from lapa_jax import errors
 from lapa_jax.models import peg_attention
 
-CODE_GRIDS = {1: (1, 1), 2: (2, 1), 4: (2, 2)}
+CODE_GRIDS = {1: (1, 1), 2: (2, 1), 4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
 """code_length -> rows and columns that the CNN leaves; codes are in row-major order."""
+
+HALVINGS = {16: 2, 64: 1, 256: 1}
+"""code_length -> convolutions of the CNN, each of which halves the grid; other lengths: see `convolutions`."""
+
+
+def convolutions(code_length: int, grid: int) -> list[dict[str, Any]]:
+    """Kernel, stride and padding of each convolution that turns grid x grid tokens into codes.
+
+    For 1, 2 and 4 codes the first halves the grid and the kernel of the second covers what is left over.
+    """
+    halve = dict(kernel_size=(3, 3), strides=2, padding=1)
+    if code_length in HALVINGS:
+        return [halve] * HALVINGS[code_length]
+    left = (grid + 1) // 2
+    rows, columns = CODE_GRIDS[code_length]
+    return [halve, dict(kernel_size=(left + 1 - rows, left + 1 - columns), padding="VALID")]
 
 
 class PatchEmbed(nn.Module):
@@ -35,10 +53,7 @@ class PatchEmbed(nn.Module):
 
 
 class CodeEncoder(nn.Module):
-    """Tokens of one frame to `code_length` vectors: a narrow projection and two convolutions.
-
-    The first convolution halves the grid, the kernel of the second covers what is left over.
-    """
+    """Tokens of one frame to `code_length` vectors: a narrow projection and one or two convolutions."""
 
     code_dim: int
     code_length: int
@@ -48,14 +63,34 @@ class CodeEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[..., P, D] -> float[..., code_length, code_dim]."""
-        half = (self.grid + 1) // 2
-        cover = tuple(half - cells + 1 for cells in CODE_GRIDS[self.code_length])
         conv = dict(dtype=self.dtype, kernel_init=peg_attention.KERNEL_INIT)
         x = peg_attention.dense(self.code_dim, "project_in", self.dtype, use_bias=True)(x)
         x = x.reshape(*x.shape[:-2], self.grid, self.grid, self.code_dim)
-        x = nn.Conv(self.code_dim, (3, 3), strides=2, padding=1, name="conv_in", **conv)(x)
-        x = nn.Conv(self.code_dim, cover, padding="VALID", name="conv_out", **conv)(nn.relu(x))
+        first, *rest = convolutions(self.code_length, self.grid)
+        x = nn.Conv(self.code_dim, name="conv_in", **first, **conv)(x)
+        for form in rest:
+            x = nn.Conv(self.code_dim, name="conv_out", **form, **conv)(nn.relu(x))
         return x.reshape(*x.shape[:-3], self.code_length, self.code_dim)
+
+
+class QueryReader(nn.Module):
+    """Tokens of one frame to any number of vectors: learned queries look at all tokens (Jaegle et al. 2021)."""
+
+    code_dim: int
+    code_length: int
+    num_heads: int
+    head_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[..., P, D] -> float[..., code_length, code_dim]."""
+        queries = self.param("query_embedding", nn.initializers.normal(1.0), (self.code_length, x.shape[-1]))
+        queries = jnp.broadcast_to(queries.astype(self.dtype), (*x.shape[:-2], *queries.shape))
+        heads = dict(num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype)
+        x = queries + peg_attention.Attention(**heads, name="cross_attention")(queries, x)
+        x = x + peg_attention.FeedForward(self.dtype, name="feed_forward")(x)
+        return peg_attention.dense(self.code_dim, "project_in", self.dtype, use_bias=True)(x)
 
 
 class PatchTransformerBackbone(nn.Module):
@@ -67,7 +102,11 @@ class PatchTransformerBackbone(nn.Module):
         depth_temporal: layers of the temporal encoder.
         image_size, patch_size: pixels; the first is a multiple of the second.
         code_dim: size of the vector that is quantised.
-        code_length: such vectors a transition; 1, 2 or 4.
+        code_length: such vectors a transition; 1, 2, 4, 16, 64 or 256. The last three
+            want a grid of 16x16, 16x16 and 32x32 patches (rounding allows for 13x13, 15x15 and 31x31).
+            The reader "queries" makes any number, of any grid.
+        reader: "cnn" as published, or "queries".
+        channels: of the frames; 3, or those of feature maps.
         legacy: reproduce the memory layouts of the official code, as its checkpoints need: the
             temporal PEG sees scrambled positions, codewords are mixed, norms exist unused.
         remat: recompute each layer in the backward pass, trading time for memory.
@@ -83,6 +122,8 @@ class PatchTransformerBackbone(nn.Module):
     patch_size: int = 32
     code_dim: int = 32
     code_length: int = 4
+    reader: str = "cnn"
+    channels: int = 3
     legacy: bool = False
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -103,11 +144,15 @@ class PatchTransformerBackbone(nn.Module):
         self.position_bias = peg_attention.PositionBias(self.width, self.num_heads, (grid, grid))
         self.encoder_spatial = transformer(self.depth_spatial, pair, **layers)
         self.encoder_temporal = transformer(self.depth_temporal, pair, temporal=True, **layers)
-        self.code_encoder = CodeEncoder(self.code_dim, self.code_length, grid, self.dtype)
+        if self.reader == "queries":
+            sizes = (self.code_dim, self.code_length, self.num_heads, self.head_dim)
+            self.code_encoder = QueryReader(*sizes, self.dtype)
+        else:
+            self.code_encoder = CodeEncoder(self.code_dim, self.code_length, grid, self.dtype)
         linear = dict(dtype=self.dtype, kernel_init=peg_attention.KERNEL_INIT)
         self.project_out = nn.Dense(self.width, **linear)
         self.decoder_spatial = transformer(self.depth_spatial, one, **layers)
-        self.to_pixels = nn.Dense(3 * self.patch_size**2, **linear)
+        self.to_pixels = nn.Dense(self.channels * self.patch_size**2, **linear)
 
     def __call__(self, frame: jax.Array, next_frame: jax.Array) -> jax.Array:
         """`next_frame` reconstructed with nothing quantised; touches all parameters (for init)."""
@@ -135,10 +180,10 @@ class PatchTransformerBackbone(nn.Module):
         Raises:
             UserError: the frame is not image_size x image_size x 3.
         """
-        if frame.shape[1:] != (self.image_size, self.image_size, 3):
+        if frame.shape[1:] != (self.image_size, self.image_size, self.channels):
             raise errors.UserError(
                 f"frames are {'x'.join(map(str, frame.shape[1:]))}, the model wants "
-                f"{self.image_size}x{self.image_size}x3: resize them or set image_size"
+                f"{self.image_size}x{self.image_size}x{self.channels}: resize them or set image_size"
             )
         return self.patch_embed(frame)
 
@@ -167,17 +212,31 @@ class PatchTransformerBackbone(nn.Module):
         return einops.rearrange(pixels, pattern, h=rows, p=patch, q=patch)
 
     def _check_sizes(self) -> None:
-        if self.code_length not in CODE_GRIDS:
-            raise errors.UserError(
-                f"code_length={self.code_length}: the transformer backbone makes 1, 2 or 4 codes"
-            )
+        if self.reader not in ("cnn", "queries"):
+            raise errors.UserError(f"no reader {self.reader!r}; choose cnn or queries")
         if self.image_size % self.patch_size:
             raise errors.UserError(
                 f"image_size={self.image_size} is no multiple of patch_size={self.patch_size}: "
                 "change one of them"
             )
-        if self.image_size // self.patch_size < 3:
+        if self.reader == "cnn":
+            self._check_cnn(self.image_size // self.patch_size)
+
+    def _check_cnn(self, grid: int) -> None:
+        if self.code_length not in CODE_GRIDS:
+            raise errors.UserError(
+                f"code_length={self.code_length}: the cnn reader makes 1, 2, 4, 16, 64 or 256 codes; for others "
+                "set model.backbone_args.reader=queries"
+            )
+        if grid < 3:
             raise errors.UserError(
                 f"patch_size={self.patch_size} leaves a grid below 3x3 at image_size="
                 f"{self.image_size}: use smaller patches"
+            )
+        factor = 2 ** HALVINGS.get(self.code_length, 0)
+        side = CODE_GRIDS[self.code_length][0] * factor
+        if factor > 1 and not side - factor < grid <= side:
+            raise errors.UserError(
+                f"code_length={self.code_length} wants {side}x{side} patches, image_size={self.image_size} and "
+                f"patch_size={self.patch_size} make {grid}x{grid}: change one of the three"
             )

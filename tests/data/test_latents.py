@@ -76,6 +76,32 @@ def test_a_crash_is_continued_and_a_finished_set_is_not_redone(
     assert len(latents.open_latents(tmp_path, video_episodes)) == 3
 
 
+def test_progress_tells_new_pairs_from_those_of_an_earlier_call(video_episodes, provenance, tmp_path):
+    heard = []
+
+    def write(label):
+        latents.write_latents(
+            tmp_path, video_episodes, label, provenance, batch_size=5, episodes_per_shard=1, num_threads=3,
+            progress=lambda done, labelled: heard.append((done, labelled)),
+        )
+
+    def label(frame, next_frame):
+        if sum(labelled for _, labelled in heard) >= video_episodes.lengths[0] - 4 and label.breaks:
+            raise KeyboardInterrupt
+        return fake_label(frame, next_frame)
+
+    label.breaks = True
+    with pytest.raises(KeyboardInterrupt):
+        write(label)
+    label.breaks = False
+    first, heard[:] = sum(labelled for _, labelled in heard), []
+    write(label)
+    total = latents.num_pairs(video_episodes, 4)
+    assert total == sum(int(n) - 4 for n in video_episodes.lengths)
+    assert sum(done for done, _ in heard) == total
+    assert sum(labelled for _, labelled in heard) == total - first
+
+
 def test_processes_write_their_own_shards_and_the_last_one_finishes(
     video_episodes, provenance, tmp_path
 ):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors, sharding
-from lapa_jax.models import laq_names, laq_transformer, peg_attention
+from lapa_jax.convert import laq_names
+from lapa_jax.models import laq_transformer, peg_attention
 
 GOLD = pathlib.Path(__file__).parents[3] / "shared" / "gold" / "laq"
 needs_gold = pytest.mark.skipif(
