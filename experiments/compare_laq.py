@@ -25,19 +25,30 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "runs a cell")
 _CELLS = flags.DEFINE_list("cells", [], "names of CELLS, in that order; all by default")
 
 Overrides = Mapping[str, Any]
-LEARNED = ("nsvq_official", "nsvq", "vq", "vq_ema", "kl")
-SMALL = {"model.code_dim": 2}  # as many dimensions as the levels (4, 2) of fsq have
+PLAIN = {"loss.change_weight": 0.0}
+
+
+def learned(quantizer: str, dim: int = 2, **more: Any) -> Overrides:
+    """A quantiser with a vector of its own size; 2 is what the levels (4, 2) of fsq have."""
+    return {"model.quantizer": quantizer, "model.code_dim": dim, **more}
+
+
 CELLS: dict[str, Overrides] = {
     "fsq": {},
-    **{name: {"model.quantizer": name, **SMALL} for name in LEARNED},
-    **{f"{name}, plain pixels": {"model.quantizer": name, "loss.change_weight": 0.0, **SMALL} for name in LEARNED},
-    "fsq, plain pixels": {"loss.change_weight": 0.0},
-    "fsq, 32 codes": {"model.num_codes": 32, "model.quantizers.fsq.levels": (8, 4)},
-    "nsvq, 32 codes": {"model.quantizer": "nsvq", "model.num_codes": 32, **SMALL},
-    "fsq, 4 tokens": {"model.code_length": 4},
-    "nsvq, 4 tokens": {"model.quantizer": "nsvq", "model.code_length": 4, **SMALL},
-    "nsvq, 32 dimensions": {"model.quantizer": "nsvq", "model.code_dim": 32},
-    "vq, 32 dimensions": {"model.quantizer": "vq", "model.code_dim": 32},
+    "nsvq": learned("nsvq"),
+    "nsvq_official": learned("nsvq_official"),
+    "vq": learned("vq"),
+    "vq_ema": learned("vq_ema"),
+    "kl": learned("kl"),
+    "fsq plain pixels": PLAIN,
+    "nsvq plain pixels": learned("nsvq", **PLAIN),
+    "fsq 32 codes": {"model.num_codes": 32, "model.quantizers.fsq.levels": (8, 4)},
+    "nsvq 32 codes": learned("nsvq", **{"model.num_codes": 32}),
+    "fsq 4 tokens": {"model.code_length": 4},
+    "nsvq 4 tokens": learned("nsvq", **{"model.code_length": 4}),
+    "nsvq 32 dimensions": learned("nsvq", 32),
+    "fsq features": {"model.target": "features", "model.backbone_args.patch_size": 1, **PLAIN},
+    "nsvq features": learned("nsvq", **{"model.target": "features", "model.backbone_args.patch_size": 1, **PLAIN}),
 }
 """Name -> changed keys; target and code size are those of the config unless the name says otherwise."""
 
@@ -65,9 +76,15 @@ def main(_: Any) -> None:
     for name, seed, folder in runs(root):
         if (folder / "cell.json").exists():
             continue
+        if CELLS[name].get("model.target") == "features" and config.tower.path is None:
+            print(f"[compare] {name}: no tower, give --config.tower.path; left out", flush=True)
+            continue
         began = time.perf_counter()
         print(f"[compare] {name}, seed {seed}", flush=True)
-        train_laq.train(cell(config, CELLS[name], seed), str(folder), mesh, video)
+        one = cell(config, CELLS[name], seed)
+        if one.model.target == "pixels":
+            one.tower.path = None
+        train_laq.train(one, str(folder), mesh, video)
         seconds = time.perf_counter() - began
         (folder / "cell.json").write_text(json.dumps({"cell": name, "seed": seed, "seconds": seconds}))
 

@@ -45,6 +45,7 @@ MISTAKES = [
     ("train_laq", {"data.directory": DATA, "model.num_codes": 9}, "num_codes=9"),
     ("train_laq", {"data.directory": DATA, "model.num_codes": 1}, "num_codes=1: it must be 2"),
     ("train_laq", {"data.directory": DATA, "model.code_length": 0}, "code_length=0"),
+    ("train_laq", {"data.directory": DATA, "data.image_size": 60}, "60x60x3.*multiples of 8.*data.image_size"),
     ("label_latents", {}, "which LAQ.*--config.laq"),
     ("label_latents", {"laq": "{nowhere}"}, "no checkpoint under .*nowhere"),
     ("pretrain_vlm", {"data.directory": DATA}, "which latent actions.*--config.data.latents"),

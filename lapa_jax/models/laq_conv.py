@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lapa_jax import errors
+
 
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
     """float[B, H, W, C] -> float[B, H/p, W/p, p*p*C]."""
@@ -94,11 +96,24 @@ class ConvBackbone(nn.Module):
         )
 
     def encode(self, frame: jax.Array, next_frame: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """-> (z float[B, code_length, code_dim], what the decoder starts from: frame itself)."""
+        """-> (z float[B, code_length, code_dim], what the decoder starts from: frame itself).
+
+        Raises:
+            UserError: a side of the frame is no multiple of 2 * patch_size, or it has other channels.
+        """
+        self._check(frame)
         change = next_frame - frame
         before, after = self._track(frame, -change), self._track(next_frame, change)
         moved = (after - before).reshape(frame.shape[0], -1)
         return self.encoder_dense_code(moved).reshape(-1, self.code_length, self.code_dim), frame
+
+    def _check(self, frame: jax.Array) -> None:
+        *sides, channels = frame.shape[1:]
+        if any(side % (2 * self.patch_size) for side in sides) or channels != self.channels:
+            raise errors.UserError(
+                f"frames are {'x'.join(map(str, frame.shape[1:]))} and the conv backbone wants multiples of "
+                f"{2 * self.patch_size} (twice its patch_size) x{self.channels}: change data.image_size"
+            )
 
     def _track(self, frame: jax.Array, arrived: jax.Array) -> jax.Array:
         """Keypoints float[B, K, 2] of a frame, given what it has and the other frame has not."""

@@ -9,7 +9,7 @@ import optax
 import pytest
 from test_laq_transformer import GOLD, GOLD_SIZES, frames, laq_names, needs_gold, recorded
 
-from lapa_jax import training
+from lapa_jax import sharding, training
 from lapa_jax.models import laq
 from lapa_jax.models.quantizers import nsvq
 
@@ -62,6 +62,92 @@ def test_inference_from_the_published_names():
     np.testing.assert_allclose(rebuilt, np.clip(gold["recon"], 0, 1).transpose(0, 2, 3, 1), atol=1e-4)
     forced = model.apply(variables, frame, jnp.full((3, 4), 5), method="decode")
     np.testing.assert_allclose(forced, np.clip(gold["recon_user_int"], 0, 1).transpose(0, 2, 3, 1), atol=1e-4)
+
+
+TRANSFORMERS = dict(enc_spatial="encoder_spatial", enc_temporal="encoder_temporal", dec_spatial="decoder_spatial")
+PARTS = dict(peg="peg", self_attn="attention", cross_attn="cross_attention", ff="feed_forward")
+FULL = dict(width=128, num_heads=2, head_dim=64, image_size=256, patch_size=32, depth_spatial=1, depth_temporal=1)
+CASES_OF_MODELS = {"seq4": {}, "full_geometry_seq4": FULL | {"code_dim": 32}}
+
+
+def arrays_of(case: str, name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLD / case / f"{name}.npz") as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def intermediates(case: str) -> tuple[dict, dict]:
+    """What every module of ours returns, by path, and the recorded inputs and outputs."""
+    gold, model = arrays_of(case, "inference"), official(4, **CASES_OF_MODELS[case])
+    variables = {"params": imported(arrays_of(case, "params")), **counts()}
+    run = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=["intermediates"]))
+    _, found = run(variables, *frames(gold["video_u8"]))
+    paths = jax.tree.leaves_with_path(found["intermediates"])
+    return {sharding.path_name(path): leaf for path, leaf in paths}, gold
+
+
+def near(ours: jax.Array, gold: np.ndarray, what: str) -> None:
+    np.testing.assert_allclose(np.asarray(ours).reshape(gold.shape), gold, atol=1e-4, rtol=1e-4, err_msg=what)
+
+
+@needs_gold
+def test_every_layer_returns_what_the_official_one_did():
+    ours, _ = intermediates("seq4")
+    blocks = arrays_of("seq4", "blocks")
+    for name, value in blocks.items():
+        transformer, *rest = name.split(".")
+        place = TRANSFORMERS[transformer.removesuffix("_transformer")]
+        layer = "norm_out" if rest == ["out"] else f"layers_{rest[0]}/{PARTS[rest[1]]}"
+        near(ours[f"body/{place}/{layer}/__call__/0"], value, name)
+    assert len(blocks) == 23
+
+
+@needs_gold
+@pytest.mark.parametrize("case", CASES_OF_MODELS)
+def test_every_recorded_stage_is_met(case):
+    ours, gold = intermediates(case)
+    near(ours["body/position_bias/__call__/0"], gold["attn_bias"], "attn_bias")
+    near(ours["body/project_out/__call__/0"], gold["dec_in_actions"], "dec_in_actions")
+    first = np.moveaxis(np.asarray(ours["body/code_encoder/__call__/0"]), 1, 0)
+    near(first[0], gold["vq_first"], "vq_first")
+    near(first[1], gold["vq_last"], "vq_last")
+    np.testing.assert_array_equal(ours["quantize/__call__/0/codes"], gold["indices"])
+    near(ours["__call__/0/latent/z"], gold["vq_diff"], "vq_diff")
+    near(ours["__call__/0/reconstruction"], gold["recon"].transpose(0, 2, 3, 1), "recon")
+
+
+@needs_gold
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES_OF_MODELS)
+def test_training_loss_and_gradients(case, monkeypatch):
+    """The loss to 1e-5, each gradient to 1e-4 of its length, with the recorded noise."""
+    gold, train = arrays_of(case, "inference"), arrays_of(case, "train")
+    model, (frame, target) = official(4, **CASES_OF_MODELS[case]), frames(gold["video_u8"])
+    monkeypatch.setattr(nsvq, "standard_normal", lambda key, shape: train["noise"].reshape(shape))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_fn(params):
+        out, _ = model.apply(
+            {"params": params, **counts()}, frame, target, train=True, mutable=["codebook"],
+            rngs={"noise": jax.random.key(0)},
+        )
+        return jnp.mean(jnp.square(out.reconstruction - target))
+
+    loss, grads = loss_fn(imported(arrays_of(case, "params")))
+    np.testing.assert_allclose(loss, train["loss"], rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(grads), train["global_grad_norm"], rtol=1e-4)
+    ours = {sharding.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(grads)}
+    checked = 0
+    for key, value in arrays_of(case, "grads").items():
+        if key == "vq.codebooks":
+            name = "quantize/codebook"
+        else:
+            name, value = f"body/{laq_names.rename(key)}", laq_names.relayout(key, value)
+        # Some cancel to rounding noise, such as a bias that all logits of a softmax share.
+        length = max(np.linalg.norm(value), 1e-4 * train["global_grad_norm"])
+        assert np.linalg.norm(ours[name] - value) < 1e-4 * length, key
+        checked += 1
+    assert checked > 15
 
 
 @needs_gold
