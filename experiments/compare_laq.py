@@ -66,7 +66,7 @@ def runs(root: pathlib.Path) -> Iterator[tuple[str, int, pathlib.Path]]:
         raise errors.UserError(f"no cell {unknown[0]!r}; choose from: {'; '.join(CELLS)}")
     for seed in range(_SEEDS.value):
         for name in _CELLS.value or CELLS:
-            yield name, seed, root / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            yield name, seed, root / f"{name.replace(' ', '-')}-{seed}"
 
 
 def main(_: Any) -> None:

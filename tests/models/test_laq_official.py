@@ -139,6 +139,8 @@ def test_training_loss_and_gradients(case, monkeypatch):
     ours = {sharding.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(grads)}
     checked = 0
     for key, value in arrays_of(case, "grads").items():
+        if not value.size:  # null keys and values that self-attention has none of
+            continue
         if key == "vq.codebooks":
             name = "quantize/codebook"
         else:
