@@ -20,6 +20,6 @@ def load_laq(
     if "backbone" not in config.get("model", {}):
         raise errors.UserError(f"{path} is not a train_laq run: give the folder of one")
     model = laq.LatentActionQuantizer(**config["model"])
-    sizes = config["data"]["image_size"], config["data"]["text_length"]
+    sizes = config["data"]["image_size"], config["data"].get("text_length", 1)
     init = training.make_init(laq.init_fn(model, *sizes), tx=None)
     return model, checkpoints.load_state(path, training.abstract_state(init, mesh)), config
