@@ -1,4 +1,4 @@
-"""How the camera moved: estimated, measured and undone. The only file that imports OpenCV.
+"""How the camera moved: estimated, measured and undone. Of the data code the only file that imports OpenCV.
 
 Points are spread evenly over the frame, so that a hand counts by the area that it covers, and the
 motion on which most of them agree (RANSAC) is the camera's.
