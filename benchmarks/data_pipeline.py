@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from pipeline import contestants, dataset, plan, report
 
 from lapa_jax import errors
 from lapa_jax.data.stored import storage
+from pipeline import contestants, dataset, plan, report
 
 _DATA = flags.DEFINE_string("data", "runs/benchmark", "The dataset and its indices are kept here.")
 _GIGABYTES = flags.DEFINE_float("gigabytes", 2.0, "Size of the records, for each camera.")

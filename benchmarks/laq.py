@@ -1,0 +1,81 @@
+"""Training and labelling of the official LAQ: ours beside the same network in PyTorch, in one run.
+
+    pip install -e . torch                     # torch is of this benchmark only
+    python benchmarks/laq.py --size=small --batch=16 --minutes=5
+    python benchmarks/laq.py --size=official --batch=2 --minutes=15 --json=runs/laq_speed.json
+
+Both get the same weights, the same batch and the same cores, each in a process of its own, and take turns. Before
+they race they must give the same codes, and losses and gradient norms within 1e-4 over three steps. The baseline is
+eager PyTorch, as the official code runs.
+"""
+
+import dataclasses
+import datetime
+import importlib.util
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from lapa_jax import errors
+from lapa_jax.data.stored import storage
+from laq_speed import duel, sizes
+from laq_speed.job import Job
+
+_SIZE = flags.DEFINE_enum("size", "small", list(sizes.SIZES), "Which network; benchmarks/laq_speed/sizes.py.")
+_BATCH = flags.DEFINE_integer("batch", 16, "Pairs.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each contestant in each race.", lower_bound=2)
+_MINUTES = flags.DEFINE_float("minutes", 5.0, "For the two races together; set-up and compiling come on top.")
+_COMPILED = flags.DEFINE_bool("compiled", False, "Also PyTorch through torch.compile; wants a C++ compiler.")
+_KEEP_MEMORY = flags.DEFINE_bool("keep_memory", True, "Both allocators keep freed blocks (glibc settings).")
+_JSON = flags.DEFINE_string("json", None, "File for all numbers.")
+
+
+def measure(job: Job, names: list[str]) -> dict[str, Any]:
+    """That the networks are the same, and pairs a second of each in both tasks."""
+    with duel.contestants(names, job, _KEEP_MEMORY.value) as competing:
+        found: dict[str, Any] = {"same": duel.check(competing)}
+        for task in duel.TASKS:
+            seconds = _MINUTES.value * 60 / len(duel.TASKS)
+            found[task] = duel.race(competing, task, job, _ROUNDS.value, seconds)
+            print(_lines(task, found[task]), flush=True)
+    return found
+
+
+def _lines(task: str, speeds: duel.Speeds) -> str:
+    rows = []
+    for name in speeds.pairs_per_s:
+        median, least, most = duel.summary(speeds.pairs_per_s[name])
+        ratio, low, high = duel.summary(speeds.ratios(name))
+        rows.append(
+            f"{task:6} {name:9} {median:8.2f} pairs/s ({least:.2f} to {most:.2f}), "
+            f"{ratio:.2f} x {duel.BASELINE} ({low:.2f} to {high:.2f})"
+        )
+    return "\n".join([*rows, f"{task:6} cores busy with other work meanwhile: {speeds.cores_busy_elsewhere:.2f}"])
+
+
+def _run() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise errors.UserError("this benchmark compares with PyTorch: pip install torch, the CPU build will do")
+    names = ["ours", "eager"] + ["compiled"] * _COMPILED.value
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(_SIZE.value, _BATCH.value, len(os.sched_getaffinity(0)), folder)
+        print(f"{job.size}, batch {job.batch}, {job.threads} threads, float32, {platform.processor()}", flush=True)
+        found = measure(job, names)
+    if _JSON.value:
+        about = {"size": job.size, "batch": job.batch, "threads": job.threads, "rounds": _ROUNDS.value}
+        about |= {"date": datetime.date.today().isoformat(), "machine": platform.platform(), "same": found["same"]}
+        races = {task: dataclasses.asdict(found[task]) for task in duel.TASKS}
+        storage.write_json(Path(_JSON.value), about | {"races": races})
+
+
+def main(_: list[str]) -> None:
+    with errors.in_one_line():
+        _run()
+
+
+if __name__ == "__main__":
+    app.run(main)

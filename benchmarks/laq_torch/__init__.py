@@ -1,0 +1,1 @@
+"""The official LAQ as plain PyTorch, for benchmarks/laq.py; torch is needed for nothing else here."""
