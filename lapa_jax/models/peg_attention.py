@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lapa_jax.models.cosine_attention import attend
 from lapa_jax.models.depthwise import causal_depthwise_conv
 
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -18,10 +19,6 @@ KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 PEG_INIT = nn.initializers.variance_scaling(
     1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=3
 )
-
-LOGIT_SCALE = 8.0
-"""Multiplies cosine similarities in [-1, 1]; a constant, whatever the head size."""
-
 
 class PEG(nn.Module):
     """Position encoding generator (Chu et al. 2021): the convolution tells tokens where they are.
@@ -96,10 +93,7 @@ class Attention(nn.Module):
             k, v = self._prepend_null(k, v)
         q = UnitScale(self.dtype, name="q_norm")(q)
         k = UnitScale(self.dtype, name="k_norm")(k)
-        logits = jnp.einsum("...lnh,...mnh->...nlm", q, k, preferred_element_type=jnp.float32)
-        logits = logits * LOGIT_SCALE
-        weights = nn.softmax(logits if bias is None else logits + bias).astype(self.dtype)
-        out = jnp.einsum("...nlm,...mnh->...lnh", weights, v)
+        out = attend(q, k, v, bias)
         return dense(x.shape[-1], "to_out", self.dtype)(out.reshape(*x.shape[:-1], inner))
 
     def _prepend_null(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
