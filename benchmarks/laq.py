@@ -3,10 +3,11 @@
     pip install -e . torch                     # torch is of this benchmark only
     python benchmarks/laq.py --size=small --batch=16 --minutes=5
     python benchmarks/laq.py --size=official --batch=2 --minutes=15 --json=runs/laq_speed.json
+    python benchmarks/laq.py --size=official --alone --batches=64,128,256   # on a GPU or TPU; no torch
 
 Both get the same weights, the same batch and the same cores, each in a process of its own, and take turns. Before
 they race they must give the same codes, and losses and gradient norms within 1e-4 over three steps. The baseline is
-eager PyTorch, as the official code runs.
+eager PyTorch, as the official code runs. `--alone` measures ours only, in bfloat16, on JAX's default device.
 """
 
 import dataclasses
@@ -31,6 +32,10 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each contestant in each ra
 _MINUTES = flags.DEFINE_float("minutes", 5.0, "For the two races together; set-up and compiling come on top.")
 _COMPILED = flags.DEFINE_bool("compiled", False, "Also PyTorch through torch.compile; wants a C++ compiler.")
 _KEEP_MEMORY = flags.DEFINE_bool("keep_memory", True, "Both allocators keep freed blocks (glibc settings).")
+_ALONE = flags.DEFINE_bool("alone", False, "Ours only, in bfloat16, on JAX's default device: pairs/s and MFU.")
+_BATCHES = flags.DEFINE_list("batches", ["64", "128", "256"], "With --alone: pairs, one measurement each.")
+_REMAT = flags.DEFINE_bool("remat", False, "With --alone: layers are computed again in the backward pass.")
+_PEAK = flags.DEFINE_float("peak_tflops", None, "With --alone: of the device, where our table lacks it.")
 _JSON = flags.DEFINE_string("json", None, "File for all numbers.")
 
 
@@ -57,19 +62,35 @@ def _lines(task: str, speeds: duel.Speeds) -> str:
     return "\n".join([*rows, f"{task:6} cores busy with other work meanwhile: {speeds.cores_busy_elsewhere:.2f}"])
 
 
-def _run() -> None:
+def _race() -> dict[str, Any]:
     if importlib.util.find_spec("torch") is None:
         raise errors.UserError("this benchmark compares with PyTorch: pip install torch, the CPU build will do")
     names = ["ours", "eager"] + ["compiled"] * _COMPILED.value
     with tempfile.TemporaryDirectory() as folder:
         job = Job(_SIZE.value, _BATCH.value, len(os.sched_getaffinity(0)), folder)
-        print(f"{job.size}, batch {job.batch}, {job.threads} threads, float32, {platform.processor()}", flush=True)
+        print(f"{job.size}, batch {job.batch}, {job.threads} threads, float32", flush=True)
         found = measure(job, names)
+    races = {task: dataclasses.asdict(found[task]) for task in duel.TASKS}
+    about = {"batch": job.batch, "threads": job.threads, "rounds": _ROUNDS.value}
+    return about | {"same": found["same"], "races": races}
+
+
+def _alone() -> dict[str, Any]:
+    from laq_speed import alone  # after the flags: it starts JAX, which the race leaves to its processes
+
+    try:
+        batches = [int(batch) for batch in _BATCHES.value]
+    except ValueError:
+        raise errors.UserError(f"--batches={','.join(_BATCHES.value)}: numbers, as in 64,128,256") from None
+    speeds = alone.table(_SIZE.value, batches, _MINUTES.value * 60, _ROUNDS.value, _REMAT.value, _PEAK.value)
+    return {"device": alone.device(), "remat": _REMAT.value, "speeds": [dataclasses.asdict(one) for one in speeds]}
+
+
+def _run() -> None:
+    found = _alone() if _ALONE.value else _race()
     if _JSON.value:
-        about = {"size": job.size, "batch": job.batch, "threads": job.threads, "rounds": _ROUNDS.value}
-        about |= {"date": datetime.date.today().isoformat(), "machine": platform.platform(), "same": found["same"]}
-        races = {task: dataclasses.asdict(found[task]) for task in duel.TASKS}
-        storage.write_json(Path(_JSON.value), about | {"races": races})
+        about = {"size": _SIZE.value, "date": datetime.date.today().isoformat(), "machine": platform.platform()}
+        storage.write_json(Path(_JSON.value), about | found)
 
 
 def main(_: list[str]) -> None:

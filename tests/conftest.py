@@ -26,6 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_end_with_their_module():
+    """Kept ones add up to gigabytes in a worker over the suite."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Folder of real data and recorded arrays beside the checkout; a fresh clone has none of it."""

@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from lapa_jax.models import laq
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = importlib.util.find_spec("torch") is not None
@@ -15,6 +21,20 @@ TORCH = importlib.util.find_spec("torch") is not None
 def run(*flags):
     command = [sys.executable, str(ROOT / "benchmarks" / "laq.py"), "--size=toy", "--batch=4", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def products(jaxpr):
+    """FLOPs of all matrix products and dense convolutions, inner programs included."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += sum(products(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params))
+        out = [np.prod(one.aval.shape) for one in equation.outvars]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            found += 2 * out[0] * np.prod([equation.invars[0].aval.shape[i] for i in contracted])
+        if equation.primitive.name == "conv_general_dilated":
+            found += 2 * out[0] * np.prod(equation.invars[1].aval.shape[:-1])
+    return found
 
 
 @pytest.mark.skipif(TORCH, reason="torch is here")
@@ -30,3 +50,37 @@ def test_both_are_one_network_and_are_timed(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert max(found["same"]["eager"]) < 1e-4 and found["same"]["codes"] > 1
     assert all(len(found["races"][task]["pairs_per_s"]["ours"]) >= 1 for task in ("train", "label"))
+
+
+def test_ours_alone_in_bfloat16_without_torch(tmp_path):
+    flags = ["--alone", "--batches=2,4", "--rounds=2", "--minutes=0.01", "--peak_tflops=2", "--remat"]
+    done = run(*flags, f"--json={tmp_path / 'found.json'}")
+    assert done.returncode == 0, done.stderr
+    speeds = json.loads((tmp_path / "found.json").read_text())["speeds"]
+    assert [(one["task"], one["batch"]) for one in speeds] == [(t, b) for t in ("label", "train") for b in (2, 4)]
+    assert all(one["mfu"] == pytest.approx(one["tflops"] / 2) and one["pairs_per_s"] > 0 for one in speeds)
+
+
+def test_batches_that_are_no_numbers_are_named():
+    done = run("--alone", "--batches=64,big")
+    assert done.returncode == 2 and "--batches=64,big" in done.stderr
+
+
+@pytest.mark.parametrize("size", ["toy", "small", "official"])
+def test_the_flops_we_divide_by_are_those_of_the_matrix_products(size):
+    """Dots and convolutions in the program that JAX writes, multiplied out, are what sizes.py counts by hand."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from laq_speed import ours, sizes
+    finally:
+        sys.path.pop(0)
+    size = sizes.SIZES[size]
+    model = ours.make_model(size)
+    frames = jax.ShapeDtypeStruct((1, size.image_size, size.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(laq.init_fn(model, size.image_size), jax.random.key(0))
+
+    def label(variables, *pair):
+        return model.apply(variables, *pair, method="encode").codes
+
+    counted = products(jax.make_jaxpr(label)(variables, frames, frames).jaxpr)
+    assert counted == pytest.approx(sizes.label_flops(size), rel=0.05)

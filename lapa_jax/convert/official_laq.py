@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lapa_jax import errors, training
 from lapa_jax.convert import laq_names, torch_zip
-from lapa_jax.models import laq, laq_transformer
+from lapa_jax.models import laq, laq_readers
 
 QUANTIZER = "nsvq_official"
 EXPORTED = dict(
@@ -97,7 +97,7 @@ def _code_length(state: Mapping[str, np.ndarray], patch_size: int, image_size: i
     kernels = [_shape(state, key, 4)[2:] for key in keys if key in state]
     lengths = [
         length for length, grid in GRIDS.items()
-        if [form["kernel_size"] for form in laq_transformer.convolutions(length, grid)] == kernels
+        if [form["kernel_size"] for form in laq_readers.convolutions(length, grid)] == kernels
     ]  # fmt: skip
     if image_size is None:
         sizes = {length: GRIDS[length] * patch_size for length in lengths}
@@ -116,7 +116,7 @@ def _code_length(state: Mapping[str, np.ndarray], patch_size: int, image_size: i
 
 def _fits(length: int, grid: float) -> bool:
     """Whether the CNN for `length` codes makes as many of a grid of that side; halving rounds up."""
-    factor = 2 ** laq_transformer.HALVINGS.get(length, 1)
+    factor = 2 ** laq_readers.HALVINGS.get(length, 1)
     return grid == int(grid) and -(-grid // factor) == GRIDS[length] // factor
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lapa_jax import errors
-from lapa_jax.models import laq_transformer
+from lapa_jax.models import laq_readers, laq_transformer
 
 TOY = dict(width=8, depth_spatial=1, depth_temporal=1, num_heads=1, head_dim=4, patch_size=2, code_dim=3)
 
@@ -21,12 +21,12 @@ def random_params(module, *args):
 @pytest.mark.parametrize("length, grid", [(16, 16), (16, 13), (64, 16), (64, 15), (256, 32), (256, 31)])
 def test_long_codes_come_from_halvings(length, grid):
     """Against the convolutions of the official code written out: 3x3, stride 2, padding 1, ReLU between."""
-    module = laq_transformer.CodeEncoder(code_dim=2, code_length=length, grid=grid)
+    module = laq_readers.CodeEncoder(code_dim=2, code_length=length, grid=grid)
     x = np.random.default_rng(1).normal(size=(1, grid * grid, 4)).astype(np.float32)
     params = random_params(module, x)
     project = params["project_in"]
     expected = (x @ project["kernel"] + project["bias"]).reshape(1, grid, grid, 2)
-    for name in ("conv_in", "conv_out")[: laq_transformer.HALVINGS[length]]:
+    for name in ("conv_in", "conv_out")[: laq_readers.HALVINGS[length]]:
         expected = np.maximum(expected, 0) if name == "conv_out" else expected
         padded = np.pad(expected, ((0, 0), (1, 1), (1, 1), (0, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
