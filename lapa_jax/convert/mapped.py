@@ -112,9 +112,19 @@ def _spans(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 class Stack:
-    """Leaves of one shape and dtype as one with a leading axis."""
+    """Leaves of one shape as one with a leading axis.
+
+    Raises:
+        UserError: they differ (names one).
+    """
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
+        for leaf in leaves:
+            if (leaf.shape, leaf.dtype) != (leaves[0].shape, leaves[0].dtype):
+                raise errors.UserError(
+                    f"{leaf.name} is {leaf.dtype} {leaf.shape} and {leaves[0].name} {leaves[0].dtype} "
+                    f"{leaves[0].shape}: layers of one model are alike"
+                )
         self.leaves, self.name, self.dtype = leaves, leaves[0].name, leaves[0].dtype
         self.shape = (len(leaves), *leaves[0].shape)
 

@@ -38,7 +38,6 @@ def read(path: str | os.PathLike, abstract: Any, new: str = "$^", ignore: str = 
     params = {}
     for name, leaf in wanted.items():
         params[name] = fresh(leaf, name) if re.search(new, name) else _place(stored[name], leaf, path)
-        jax.block_until_ready(params[name])  # else copies on their way to a device add up to the whole file
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -80,16 +79,19 @@ def _in_short(names: list[str]) -> str:
 
 
 def _place(stored: mapped.Leaf | mapped.Stack, leaf: jax.ShapeDtypeStruct, path: Any) -> jax.Array:
-    """One leaf on its devices, which get their parts one after the other."""
-
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        values = stored.read(index or (), leaf.dtype)
+    """One leaf on the devices of this process; its parts are read one after the other, each once."""
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    devices: dict[tuple, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(tuple(leaf.shape)).items():
+        devices.setdefault(tuple((piece.start, piece.stop) for piece in index), []).append(device)
+    parts = []
+    for spans, holders in devices.items():
+        values = stored.read(tuple(slice(*span) for span in spans), leaf.dtype)
         if not _finite(values):
             raise errors.UserError(f"{path}: {stored.name} holds infinities or NaN: take another checkpoint")
-        return values
-
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.make_array_from_callback(leaf.shape, sharding, part, dtype=leaf.dtype)
+        # Waited for, else copies on their way to the devices add up to the whole file.
+        parts += jax.block_until_ready([jax.device_put(values, device) for device in holders])
+    return jax.make_array_from_single_device_arrays(tuple(leaf.shape), sharding, parts, dtype=leaf.dtype)
 
 
 def _finite(values: np.ndarray) -> bool:
