@@ -12,3 +12,11 @@ PAD_ID = 0
 BOS_ID = 1
 UNK_ID = 2
 """Ids of the special tokens in text vocabularies trained here (`data/prompts.py`)."""
+
+LLAMA_UNK_ID, LLAMA_BOS_ID, LLAMA_EOS_ID = range(3)
+"""Ids of the special tokens in LLaMA's text vocabulary, which the published models have; it pads with <unk>."""
+
+NUM_IMAGE_CODES = 8192
+END_OF_FRAME_ID = 8192
+END_OF_VISION_ID = 8193
+"""Ids of the published vision vocabulary: below these the codes of the image tokenizer."""

@@ -103,7 +103,7 @@ def _numbers(record: bytes, feature: Feature, kind: str) -> Iterator[tuple[int, 
     """(wire type, start, stop) of each number, or packed run of numbers, of a feature."""
     _expect(feature, kind)
     for span in feature.spans:
-        yield from ((wire, begin, end) for number, wire, begin, end in _fields(record, *span) if number == 1)
+        yield from ((wire, begin, end) for number, wire, begin, end in fields(record, *span) if number == 1)
 
 
 def with_ints(record: bytes, name: str, values: np.ndarray) -> bytes:
@@ -160,24 +160,24 @@ def _varints(data: bytes) -> np.ndarray:
 
 def _messages(record: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """(number, start, stop) of the length-delimited fields; fields of other types are skipped."""
-    for number, wire, begin, end in _fields(record, start, stop):
+    for number, wire, begin, end in fields(record, start, stop):
         if wire == _LENGTH:
             yield number, begin, end
 
 
-def _fields(record: bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(record: bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """(number, wire type, start, stop) of the fields of the message in [position, stop)."""
     while position < stop:
         at = position
-        tag, position = _varint(record, position, stop)
+        tag, position = varint(record, position, stop)
         number, wire = tag >> 3, tag & 7
         if not number:
             raise Malformed(f"field number 0 at byte {at}")
         if wire == _LENGTH:
-            length, position = _varint(record, position, stop)
+            length, position = varint(record, position, stop)
             end = position + length
         elif wire == _VARINT:
-            end = _varint(record, position, stop)[1]
+            end = varint(record, position, stop)[1]
         elif wire == _FIXED32:
             end = position + 4
         elif wire == _FIXED64:
@@ -190,7 +190,7 @@ def _fields(record: bytes, position: int, stop: int) -> Iterator[tuple[int, int,
         position = end
 
 
-def _varint(record: bytes, position: int, stop: int) -> tuple[int, int]:
+def varint(record: bytes, position: int, stop: int) -> tuple[int, int]:
     if position < stop and record[position] < 0x80:
         return record[position], position + 1
     value = shift = 0
