@@ -136,8 +136,21 @@ class _Rows:
 
     def __getitem__(self, index: slice) -> np.ndarray:
         if self.layer is None:
-            return np.asarray(_take(self.array, index.start, index.stop - index.start))
-        return np.asarray(_take(self.array, self.layer, 1))[0, index]
+            return self._rows(index.start, index.stop)
+        return self._rows(self.layer, self.layer + 1)[0, index]
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the whole array, put together on the host: devices need not talk to each other."""
+        if not isinstance(self.array, jax.Array):
+            return self.array[start:stop]
+        out = np.empty((stop - start, *self.array.shape[1:]), self.dtype)
+        for shard in self.array.addressable_shards:
+            low, high, _ = shard.index[0].indices(self.array.shape[0])
+            first, last = max(start, low), min(stop, high)
+            if shard.replica_id == 0 and first < last:
+                rows = _take(shard.data, first - low, last - first)
+                out[first - start : last - start, *shard.index[1:]] = rows
+        return out
 
 
 @jax.jit(static_argnums=2)
