@@ -43,11 +43,17 @@ def measure(job: Job, names: list[str]) -> dict[str, Any]:
     """That the networks are the same, and pairs a second of each in both tasks."""
     with duel.contestants(names, job, _KEEP_MEMORY.value) as competing:
         found: dict[str, Any] = {"same": duel.check(competing)}
+        found["product_gflops"] = {name: one("product") for name, one in competing.items()}
+        print("matrix products alone, GFLOP/s:", _speeds(found["product_gflops"]), flush=True)
         for task in duel.TASKS:
             seconds = _MINUTES.value * 60 / len(duel.TASKS)
             found[task] = duel.race(competing, task, job, _ROUNDS.value, seconds)
             print(_lines(task, found[task]), flush=True)
     return found
+
+
+def _speeds(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {speed:.0f}" for name, speed in found.items())
 
 
 def _lines(task: str, speeds: duel.Speeds) -> str:
@@ -72,7 +78,7 @@ def _race() -> dict[str, Any]:
         found = measure(job, names)
     races = {task: dataclasses.asdict(found[task]) for task in duel.TASKS}
     about = {"batch": job.batch, "threads": job.threads, "rounds": _ROUNDS.value}
-    return about | {"same": found["same"], "races": races}
+    return about | {name: found[name] for name in ("same", "product_gflops")} | {"races": races}
 
 
 def _alone() -> dict[str, Any]:

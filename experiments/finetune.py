@@ -12,12 +12,12 @@ import launch
 from lapa_jax import checkpoints, errors, losses, metrics, optimizers, policy, training
 from lapa_jax.data import loader, prompts, sources, statistics
 from lapa_jax.evaluation import action_quality
-from lapa_jax.models import vlm
+from lapa_jax.models import heads
 
 CONFIG, WORKDIR = launch.define("finetune")
 
 
-def make_loss(model: vlm.LatentActionPolicy) -> training.LossFn:
+def make_loss(model: heads.LatentActionPolicy) -> training.LossFn:
     """Regression of normalised action chunks."""
 
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:

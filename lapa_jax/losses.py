@@ -1,8 +1,12 @@
 """Losses: reconstruction of the next frame, cross-entropy of codes, regression of actions."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from lapa_jax import vocab
 
 
 def reconstruction(
@@ -40,3 +44,57 @@ def action_regression(prediction: jax.Array, target: jax.Array, mask: jax.Array)
     per_step = jnp.mean(jnp.abs(error) + jnp.square(error), axis=-1)
     mask = mask.astype(per_step.dtype)
     return jnp.sum(per_step * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def masked_cross_entropy(
+    logits: jax.Array, targets: jax.Array, valid: jax.Array, per_row: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropy, accuracy) over the places that are valid.
+
+    Args:
+        logits: float[B, T, V]. targets: int[B, T], anything where not valid. valid: bool[B, T].
+        per_row: the mean of the rows' means, as in official LAPA (tux/loss.py), where a row without valid
+            places counts as 0; else the mean over all valid places of the batch.
+    """
+    targets = jnp.where(valid, targets, 0)
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+    right = jnp.argmax(logits, axis=-1) == targets
+    weight = valid.astype(jnp.float32)
+    if per_row:
+        weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0) / weight.shape[0]
+    else:
+        weight = weight / jnp.maximum(jnp.sum(weight), 1.0)
+    return jnp.sum(loss * weight), jnp.sum(right * weight)
+
+
+def stream_cross_entropy(
+    logits: Mapping[str, jax.Array],
+    targets: jax.Array,
+    kinds: jax.Array,
+    counts: jax.Array,
+    weights: Mapping[str, float],
+    legacy: bool = False,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sum of the cross-entropies of several vocabularies in one stream.
+
+    Args:
+        logits: vocabulary -> float[B, T, V], for the token that follows each place.
+        targets, kinds: int[B, T], the tokens that follow.
+        counts: bool[B, T], which of them are to be predicted.
+        weights: vocabulary -> weight in the sum; of those in `logits`, the others are logged only.
+        legacy: as official LAPA pretrains (latent_pretraining/train.py, line 311): means by row, and the
+            text head is also pulled towards id 0 where latents follow.
+
+    Returns:
+        The loss, and NAME_loss and NAME_accuracy of each vocabulary.
+    """
+    total, log = jnp.float32(0.0), {}
+    for name, one in logits.items():
+        mine = kinds == vocab.NAMES.index(name)
+        ids = jnp.where(mine, targets, 0)
+        if legacy and name == "text":
+            mine = mine | (kinds == vocab.LATENT)
+        loss, accuracy = masked_cross_entropy(one, ids, counts & mine, per_row=legacy)
+        log |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        total += weights.get(name, 0.0) * loss
+    return total, log

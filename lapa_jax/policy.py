@@ -10,7 +10,7 @@ import numpy as np
 
 from lapa_jax import checkpoints, errors, sharding, training
 from lapa_jax.data import prompts, statistics, transforms
-from lapa_jax.models import vlm
+from lapa_jax.models import heads, vlm
 
 
 def describe(
@@ -27,10 +27,10 @@ def describe(
     }
 
 
-def build(assets: Mapping[str, Any]) -> vlm.LatentActionPolicy:
+def build(assets: Mapping[str, Any]) -> heads.LatentActionPolicy:
     """The network that the assets describe."""
     tokenizer = prompts.Tokenizer.from_json(assets["tokenizer"])
-    return vlm.LatentActionPolicy(
+    return heads.LatentActionPolicy(
         planner=vlm.from_config(assets["vlm"], tokenizer.vocab_size),
         code_length=assets["vlm"]["code_length"],
         horizon=assets["head"]["horizon"],
@@ -39,7 +39,7 @@ def build(assets: Mapping[str, Any]) -> vlm.LatentActionPolicy:
     )
 
 
-def init_fn(model: vlm.LatentActionPolicy, assets: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
+def init_fn(model: heads.LatentActionPolicy, assets: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
     """key -> initial flax variables of the policy."""
     text = jnp.ones((1, len(prompts.Tokenizer.from_json(assets["tokenizer"]).encode_blank())), jnp.int32)
     if model.planner.image_stem is None:
@@ -66,7 +66,7 @@ class Policy:
         actions = policy.infer({"image": image, "instruction": "push the red cube to the left side"})["actions"]
     """
 
-    def __init__(self, model: vlm.LatentActionPolicy, params: Any, assets: Mapping[str, Any]) -> None:
+    def __init__(self, model: heads.LatentActionPolicy, params: Any, assets: Mapping[str, Any]) -> None:
         self.model, self.params = model, params
         self.tokenizer = prompts.Tokenizer.from_json(assets["tokenizer"])
         self.statistics = statistics.Statistics.from_json(assets["statistics"])

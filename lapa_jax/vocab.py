@@ -5,6 +5,9 @@ Kinds are fixed numbers, never derived from the order of a mapping (a `ConfigDic
 
 TEXT, VISION, LATENT, ACTION = range(4)
 
+IMAGE = 4
+"""No vocabulary: the id is a row of what an image encoder gave."""
+
 NAMES = ("text", "vision", "latent", "action")
 """`NAMES[kind]` is the vocabulary's name in configs and parameter paths."""
 

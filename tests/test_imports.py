@@ -36,7 +36,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/data/": ("data", "vocab", "errors"),
         "lapa_jax/envs/": ("envs", "errors"),
         "lapa_jax/sharding.py": ("errors",),
-        "lapa_jax/losses.py": (),
+        "lapa_jax/losses.py": ("vocab",),
         "lapa_jax/metrics.py": ("errors",),
         "lapa_jax/optimizers.py": ("errors", "sharding"),
         "lapa_jax/training.py": ("errors", "sharding"),

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lapa_jax import checkpoints, errors, policy, sharding, training
+from lapa_jax import checkpoints, errors, policy, sharding, training, vocab
 from lapa_jax.data import prompts, statistics
-from lapa_jax.models import vlm
+from lapa_jax.models import heads, token_stream
 
 WORDS = ("push the red cube left", "point at the blue star")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
@@ -19,7 +19,7 @@ def assets():
     actions = [np.random.default_rng(0).uniform(-0.03, 0.03, (50, 2)).astype(np.float32)]
     model = dict(
         size="debug", vocabs=dict(text=0, latent=8), heads=("latent",), num_image_tokens=8, code_length=2,
-        remat=False, theta=1e4, dtype="float32", image_stem=dict(channels=4, num_heads=2, keypoints=4),
+        remat="none", theta=1e4, dtype="float32", image_stem=dict(channels=4, num_heads=2, keypoints=4),
     )
     pretrained = {"model": model, "data": {"image_size": 16}}
     stats = statistics.compute(actions, "quantile")
@@ -87,9 +87,11 @@ def test_planning_is_greedy(model, state):
     for position in range(2):
         logits = model.planner.apply(planner, text, small, latents)["latent"]
         latents[:, position] = np.argmax(logits[:, position], axis=-1)
-    hidden = model.planner.apply(planner, text, small, latents[:, :-1], method="hidden")
+    prompt, seen = model.planner.apply(planner, text, small, method="prompt")
+    tokens = token_stream.concatenate(prompt, token_stream.Tokens.of(latents[:, :-1], vocab.LATENT))
+    hidden = model.planner.apply(planner, tokens, seen, method="features")[:, -2:]
     logits = model.planner.apply(planner, hidden, method="logits")
-    head = vlm.ActionHead(horizon=3, action_dim=2, width=16)
+    head = heads.ActionHead(horizon=3, action_dim=2, width=16)
     expected = head.apply({"params": params["action_head"]}, hidden, logits)
     np.testing.assert_allclose(model.apply({"params": params}, text, small), expected, atol=1e-5)
 

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors, sharding, training
-from lapa_jax.models import laq, vlm
+from lapa_jax.models import heads, laq, vlm
 from lapa_jax.models.quantizers import whiten
 
 ROWS = 16
@@ -77,7 +77,7 @@ def make_stage(name, programs, load_config):
         codes = np.arange(2 * ROWS, dtype=np.int32).reshape(ROWS, 2) % 8
         loss_fn = programs["pretrain_vlm"].make_loss(model)
         return loss_fn, lambda key: model.init(key, *one.values(), codes[:1]), batch | {"latents": codes}
-    policy = vlm.LatentActionPolicy(model, code_length=2, horizon=2, action_dim=2, head_width=16)
+    policy = heads.LatentActionPolicy(model, code_length=2, horizon=2, action_dim=2, head_width=16)
     batch |= {"actions": numbers(ROWS, 2, 2), "action_mask": np.arange(2 * ROWS).reshape(ROWS, 2) % 3 > 0}
     return programs["finetune"].make_loss(policy), lambda key: policy.init(key, *one.values()), batch
 

@@ -12,7 +12,7 @@ from lapa_jax.convert import laq_names
 from lapa_jax.models import laq
 from lapa_jax.models.quantizers import nsvq
 from laq_speed import sizes
-from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job, timed
+from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, PRODUCT, Job, gflops, timed
 
 _SEED = 0
 
@@ -90,6 +90,12 @@ class Ours:
 
     def label(self, steps: int) -> tuple[float, float]:
         return timed(self.codes, steps)
+
+    def product(self) -> float:
+        """GFLOP/s of a matrix product."""
+        a, b = (jnp.ones(shape) for shape in PRODUCT)
+        run = jax.jit(jnp.matmul).lower(a, b).compile()
+        return gflops(lambda: run(a, b).block_until_ready())
 
     def about(self) -> dict[str, Any]:
         return {"jax": jax.__version__}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from laq_speed import sizes
-from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job, timed
+from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, PRODUCT, Job, gflops, timed
 from laq_torch import model
 
 
@@ -41,6 +41,11 @@ class Eager:
 
     def label(self, steps: int) -> tuple[float, float]:
         return timed(self._codes, steps)
+
+    def product(self) -> float:
+        """GFLOP/s of a matrix product."""
+        a, b = (torch.ones(shape) for shape in PRODUCT)
+        return gflops(lambda: a @ b)
 
     def about(self) -> dict[str, Any]:
         return {"torch": torch.__version__}

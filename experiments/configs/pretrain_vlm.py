@@ -23,7 +23,7 @@ def get_config(size: str = "base") -> ConfigDict:
         heads=("latent", "text", "vision"),  # tables with an output head
         num_image_tokens=257,  # 256 VQGAN codes and the end-of-vision token
         code_length=4,  # latent tokens a transition
-        remat=True,
+        remat="full",
         theta=5e7,  # base of the rotary frequencies
         dtype="bfloat16",  # of the computation; parameters are float32
         image_stem=placeholder(ConfigDict),  # None: images are vision tokens
@@ -45,7 +45,7 @@ def get_config(size: str = "base") -> ConfigDict:
         config.model.vocabs = dict(text=0, latent=8)  # 0: as many as the tokenizer of the dataset has
         config.update(
             model=dict(
-                size="demo", heads=("latent",), num_image_tokens=15, code_length=1, remat=False,
+                size="demo", heads=("latent",), num_image_tokens=15, code_length=1, remat="none",
                 theta=1e4, dtype="float32",
             ),
             batch_size=64,
