@@ -21,7 +21,7 @@ OTHERS = {
 """How files begin that are taken for one of these, and what they are."""
 
 
-_BLOCK = 1 << 26
+_BLOCK = 1 << 24
 
 
 class MappedFile:
@@ -68,18 +68,22 @@ class Leaf:
         """
         spans = _spans(index, self.shape)
         out = np.empty([stop - start for start, stop in spans], dtype or self.dtype)
+        self.fill(out, spans)
+        return out
+
+    def fill(self, out: np.ndarray, spans: Sequence[tuple[int, int]]) -> None:
+        """Put what is between (start, stop) of each axis into an array of that shape."""
         if not self.shape:
             out[...] = self.view()
-            return out
+            return
         row = math.prod(self.shape[1:])
         step = max(1, _BLOCK // max(1, row * self.dtype.itemsize))
-        rest = tuple(slice(*span) for span in spans[1:])
-        for start in range(*spans[0], step) if out.size else ():
-            stop = min(start + step, spans[0][1])
+        first, last = spans[0]
+        for start in range(first, last, step) if out.size else ():
+            stop = min(start + step, last)
             rows = self._flat(start * row, stop * row).reshape(-1, *self.shape[1:])
-            out[start - spans[0][0] :][: stop - start] = rows[:, *rest]
+            out[start - first : stop - first] = rows[:, *(slice(*span) for span in spans[1:])]
             self._release(start * row, stop * row)
-        return out
 
     __getitem__ = read
 
@@ -133,7 +137,7 @@ class Stack:
         spans = _spans(index, self.shape)
         out = np.empty([stop - start for start, stop in spans], dtype or self.dtype)
         for i, leaf in enumerate(self.leaves[slice(*spans[0])]):
-            out[i] = leaf.read(tuple(slice(*span) for span in spans[1:]), dtype)
+            leaf.fill(out[i, ...], spans[1:])
         return out
 
 

@@ -6,7 +6,7 @@ holds its own parts and little more, whatever the size of the file.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -79,19 +79,28 @@ def _in_short(names: list[str]) -> str:
 
 
 def _place(stored: mapped.Leaf | mapped.Stack, leaf: jax.ShapeDtypeStruct, path: Any) -> jax.Array:
+    def read_part(index: tuple[slice, ...]) -> np.ndarray:
+        values = stored.read(index, leaf.dtype)
+        if not _finite(values):
+            raise errors.UserError(f"{path}: {stored.name} holds infinities or NaN: take another checkpoint")
+        return values
+
+    return _spread(leaf, read_part)
+
+
+def _spread(leaf: jax.ShapeDtypeStruct, read_part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
     """One leaf on the devices of this process; its parts are read one after the other, each once."""
+    shape = tuple(leaf.shape)
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     devices: dict[tuple, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(tuple(leaf.shape)).items():
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
         devices.setdefault(tuple((piece.start, piece.stop) for piece in index), []).append(device)
     parts = []
     for spans, holders in devices.items():
-        values = stored.read(tuple(slice(*span) for span in spans), leaf.dtype)
-        if not _finite(values):
-            raise errors.UserError(f"{path}: {stored.name} holds infinities or NaN: take another checkpoint")
+        values = read_part(tuple(slice(*span) for span in spans))
         # Waited for, else copies on their way to the devices add up to the whole file.
         parts += jax.block_until_ready([jax.device_put(values, device) for device in holders])
-    return jax.make_array_from_single_device_arrays(tuple(leaf.shape), sharding, parts, dtype=leaf.dtype)
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts, dtype=leaf.dtype)
 
 
 def _finite(values: np.ndarray) -> bool:
@@ -112,7 +121,8 @@ def fresh(leaf: jax.ShapeDtypeStruct, name: str = "leaf") -> jax.Array:
         raise errors.UserError(f"{name} {tuple(leaf.shape)} cannot be new: only tables and kernels can")
     with jax.threefry_partitionable(False):  # the numbers that jax drew before 0.5
         values = jax.nn.initializers.lecun_normal()(jax.random.PRNGKey(0), leaf.shape, jnp.float32)
-    return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
+    values = np.asarray(values, leaf.dtype)
+    return _spread(leaf, lambda index: values[index])
 
 
 class _Rows:
@@ -126,8 +136,21 @@ class _Rows:
 
     def __getitem__(self, index: slice) -> np.ndarray:
         if self.layer is None:
-            return np.asarray(_take(self.array, index.start, index.stop - index.start))
-        return np.asarray(_take(self.array, self.layer, 1))[0, index]
+            return self._rows(index.start, index.stop)
+        return self._rows(self.layer, self.layer + 1)[0, index]
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the whole array, put together on the host: devices need not talk to each other."""
+        if not isinstance(self.array, jax.Array):
+            return self.array[start:stop]
+        out = np.empty((stop - start, *self.array.shape[1:]), self.dtype)
+        for shard in self.array.addressable_shards:
+            low, high, _ = shard.index[0].indices(self.array.shape[0])
+            first, last = max(start, low), min(stop, high)
+            if shard.replica_id == 0 and first < last:
+                rows = _take(shard.data, first - low, last - first)
+                out[first - start : last - start, *shard.index[1:]] = rows
+        return out
 
 
 @jax.jit(static_argnums=2)

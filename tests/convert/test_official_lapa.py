@@ -1,7 +1,9 @@
 """Official language models: names, files of the official code onto a mesh and back bit by bit, bounded memory."""
 
 import math
+import mmap
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -241,54 +243,97 @@ def test_layers_in_the_order_of_their_numbers(tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
 
 
+def test_a_file_of_the_published_size_is_indexed_and_not_loaded(tmp_path, monkeypatch):
+    """13.6 GB of holes between the heads that tux writes: chunks of 1 GiB, and slices across their borders."""
+
+    def skip(pieces, left, count, file):
+        file.truncate(file.seek(count, 1))
+        return left
+
+    monkeypatch.setattr(tux_stream, "_copy", skip)
+    shapes = lapa_names.to_official(flat(tree(PUBLISHED, 32000, 8448)))
+    tux_stream.write(tmp_path / "params", shapes, "bfloat16")
+    size = (tmp_path / "params").stat().st_size
+    assert 13_615_374_336 < size < 13_615_374_336 + 10_000
+    before = resident()
+    stored = official_lapa.open_params(tmp_path / "params")
+    assert resident() - before < 20e6
+    chunks = {path: len(leaf.chunks) for path, leaf in stored.items()}
+    assert chunks.pop("body/layers/feed_forward/w1/kernel") == 3 and chunks["body/layers/attention/wq/kernel"] == 1
+    w2 = stored["body/layers/feed_forward/w2/kernel"]
+    border = (1 << 29) // math.prod(w2.shape[1:])
+    with (tmp_path / "params").open("r+b") as file:
+        file.seek(w2.chunks[1][0])
+        file.write(np.ones(1, ml_dtypes.bfloat16).tobytes())
+    part = w2.read((slice(border, border + 1), slice(None), slice(0, 4096)), np.float32)
+    at = np.unravel_index((1 << 29) - border * math.prod(w2.shape[1:]), w2.shape[1:])
+    assert part.shape == (1, 11008, 4096) and part[0, *at] == part.sum() == 1
+    del part
+    assert resident() - before < 100e6
+
+
+def resident():
+    """Bytes of memory of this process."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
 MEASURE = """
-import resource, sys, threading, time
+import sys, threading, time
 import jax
-jax.config.update("jax_num_cpu_devices", 8)
+path, dtype, address, count, rank = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 8 // int(count))
+if int(count) > 1:
+    jax.distributed.initialize(address, int(count), int(rank))
 sys.path.insert(0, "tests/convert")
 import test_official_lapa as t
 from lapa_jax.convert import official_lapa
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-
 def watch():
     while not done.is_set():
-        peak.append(resident())
+        peak.append(t.resident())
         time.sleep(0.002)
 
-path, dtype = sys.argv[1], jax.numpy.dtype(sys.argv[2])
-official_lapa.read(path + ".warm", t.on_mesh(t.tree(), data=1, fsdp=4, tensor=2))
+official_lapa.read(path + ".warm", t.on_mesh(t.tree(), data=1, fsdp=4, tensor=2), new="head_latent")
 abstract = t.on_mesh(t.tree(t.LARGE, 32000, 8448), dtype, data=1, fsdp=4, tensor=2)
-before, peak, done = resident(), [], threading.Event()
+before, peak, done = t.resident(), [], threading.Event()
 thread = threading.Thread(target=watch)
 thread.start()
 params = official_lapa.read(path, abstract)
 done.set()
 thread.join()
-print(sum(leaf.nbytes for leaf in jax.tree.leaves(params)), max(peak) - before, resident() - before)
+print(sum(shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards))
+print(max(peak) - before, t.resident() - before)
 """
 LARGE = dict(width=1024, depth=32, num_heads=16, mlp_dim=2752)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "scan_layers, chunk_bytes, dtype",
-    [(True, 1 << 26, "bfloat16"), (True, 1 << 30, "float32"), (False, 1 << 30, "bfloat16")],
-)
-def test_memory_stays_near_that_of_the_parameters(scan_layers, chunk_bytes, dtype, tmp_path):
-    """Of 1 GB of bfloat16 (the layers of 7B, a quarter as wide) onto eight devices."""
+    "scan_layers, chunk_bytes, dtype, processes",
+    [
+        (True, 1 << 26, "bfloat16", 1), (True, 1 << 30, "float32", 1), (False, 1 << 30, "bfloat16", 1),
+        (True, 1 << 26, "bfloat16", 2),
+    ],
+)  # fmt: skip
+def test_memory_stays_near_that_of_the_parameters(scan_layers, chunk_bytes, dtype, processes, tmp_path):
+    """Of 1 GB of bfloat16 (the layers of 7B, a quarter as wide) onto eight devices, of one process or two."""
     shapes = {path: leaf.shape for path, leaf in flat(tree(LARGE, 32000, 8448)).items()}
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=1 << 20).astype(ml_dtypes.bfloat16)
-    leaves = lapa_names.to_official(
-        {path: np.resize(noise, shape) for path, shape in shapes.items()}, None if scan_layers else list
-    )
+    noise = np.random.default_rng(0).normal(size=1 << 20).astype(ml_dtypes.bfloat16)
+    leaves = {path: np.resize(noise, shape) for path, shape in shapes.items()}
+    leaves = lapa_names.to_official(leaves, None if scan_layers else list)
     tux_stream.write(tmp_path / "params", leaves, chunk_bytes=chunk_bytes)
+    del leaves
     official_lapa.write(tmp_path / "params.warm", random_values(tree()))
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "params"), dtype]
-    output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    size, peak, after = map(int, output.split())
-    assert size == sum(map(math.prod, shapes.values())) * (2 if dtype == "bfloat16" else 4)
-    print(f"{size / 1e9:.2f} GB of parameters, peak {peak / size:.3f}, at the end {after / size:.3f}")
-    assert 0.9 * size < peak < 1.3 * size
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "params"), dtype, address, str(processes)]
+    started = [subprocess.Popen([*command, str(i)], cwd=ROOT, stdout=subprocess.PIPE) for i in range(processes)]
+    outputs = [child.communicate()[0] for child in started]
+    (tmp_path / "params").unlink()
+    assert not any(child.returncode for child in started)
+    total = sum(map(math.prod, shapes.values())) * (2 if dtype == "bfloat16" else 4)
+    for output in outputs:
+        size, peak, after = map(int, output.split())
+        print(f"{size / 1e9:.2f} GB of parameters, peak {peak / size:.3f}, at the end {after / size:.3f}")
+        assert size == pytest.approx(total / processes, rel=1e-3) and 0.9 * size < peak < 1.3 * size
