@@ -31,6 +31,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(feed_forward|ff)\w*/(up|in)\w*/kernel$", P("fsdp", "tensor")),
     (r"(feed_forward|ff)\w*/(down|out)\w*/kernel$", P("tensor", "fsdp")),
     (r"position_bias/\w+/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)(encoder|decoder)/(\w+/)*conv\w*/kernel$", P(None, "fsdp")),  # of the image tokenizer
     # Small ones stay whole; action heads too: XLA gets gradients wrong through a reshape of split columns.
     (r"(conv|film|peg|dense)\w*/kernel$", P()),
     (r"(scale|bias|null_kv|codebook|gamma|(place|query)_embedding)$", P()),

@@ -98,7 +98,7 @@ def programs():
         return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
 
     original, launch.define = launch.define, define
-    names = ("train_laq", "label_latents", "pretrain_vlm", "finetune", "evaluate")
+    names = ("train_laq", "train_tokenizer", "label_latents", "pretrain_vlm", "finetune", "evaluate")
     modules = {name: importlib.import_module(name) for name in names}
     launch.define = original
     return modules

@@ -11,12 +11,13 @@ import pytest
 from lapa_jax import checkpoints, errors, optimizers, sharding
 from lapa_jax.data import statistics
 from lapa_jax.evaluation import vlm_quality
-from lapa_jax.models import laq, vlm
+from lapa_jax.models import laq, vlm, vqgan
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("common", "__init__"))
 SIZED = [(name, size) for name in NAMES for size in ("base", "full", "demo", "tiny")]
-TRAINED = [(name, size) for name, size in SIZED if name in ("train_laq", "pretrain_vlm", "finetune")]
+STAGES = ("train_laq", "train_tokenizer", "pretrain_vlm", "finetune")
+TRAINED = [(name, size) for name, size in SIZED if name in STAGES]
 
 
 def test_every_program_has_its_config():
@@ -78,14 +79,18 @@ def test_sections_are_keyword_arguments(name, size, load_config):
 @pytest.mark.parametrize("size", ["base", "full", "demo", "tiny"])
 def test_models_are_built_from_what_a_checkpoint_holds(size, load_config):
     """A checkpoint's config comes back as JSON: lists for tuples, plain dicts."""
+    key = jax.random.key(0)
     config = json.loads(json.dumps(load_config("train_laq", size).to_dict()))
     model = laq.LatentActionQuantizer(**config["model"])
-    shapes = jax.eval_shape(laq.init_fn(model, config["data"]["image_size"]), jax.random.key(0))
+    shapes = jax.eval_shape(laq.init_fn(model, config["data"]["image_size"]), key)
+    assert shapes["params"]
+    config = json.loads(json.dumps(load_config("train_tokenizer", size).to_dict()))
+    shapes = jax.eval_shape(vqgan.init_fn(vqgan.from_config(config["model"]), config["data"]["image_size"]), key)
     assert shapes["params"]
     config = json.loads(json.dumps(load_config("pretrain_vlm", size).to_dict()))
     model, data = vlm.from_config(config["model"], text_vocab=20), config["data"]
     init_fn = vlm_quality.init_fn(model, data["text_length"], data["image_size"], config["model"]["code_length"])
-    assert jax.eval_shape(init_fn, jax.random.key(0))["params"]
+    assert jax.eval_shape(init_fn, key)["params"]
 
 
 @pytest.mark.parametrize("size", ["full", "demo", "tiny"])

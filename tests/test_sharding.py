@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors, sharding, training
-from lapa_jax.models import heads, laq, vlm
+from lapa_jax.models import heads, laq, vlm, vqgan
 from lapa_jax.models.quantizers import whiten
 
 ROWS = 16
@@ -46,6 +46,7 @@ MESHES_OF = {
     "laq conv vq_ema": [(2, 2, 2)],
     "laq conv kl": [(2, 2, 2)],
     "laq transformer nsvq": [(2, 2, 2), (1, 8, 1)],
+    "tokenizer": [(2, 2, 2), (1, 8, 1)],
     "vlm": [(2, 2, 2), (1, 8, 1)],
     "policy": [(2, 2, 2)],
 }
@@ -71,6 +72,11 @@ def make_stage(name, programs, load_config):
         return laq_stage(
             programs, 24, backbone="transformer", backbone_args=args, quantizer="nsvq", code_length=4, code_dim=4
         )
+    if name == "tokenizer":
+        sizes = vqgan.SIZES["tiny"] | dict(width=8, multipliers=(1, 2))
+        model = vqgan.VQGAN(**sizes, quantizer="vq_ema")
+        batch = {"frame": text_and_image()["image"][:, :16, :16]}
+        return programs["train_tokenizer"].make_loss(model, absolute=0.2), vqgan.init_fn(model, 16), batch
     model, batch = planner(load_config), text_and_image()
     one = {key: jnp.asarray(rows[:1]) for key, rows in batch.items()}
     if name == "vlm":
@@ -132,6 +138,8 @@ def check_split(name, params):
         assert not split
     elif name == "laq transformer nsvq":
         assert sum(path.endswith("to_q/kernel") for path in split) == 4
+    elif name == "tokenizer":
+        assert sum(path.endswith("conv_in/kernel") for path in split) > 10
     else:
         assert sum(path.endswith("attention/wq/kernel") for path in split) == 1
         assert sum(path.endswith("embed_text/embedding") for path in split) == 1

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lapa_jax import errors, training
-from lapa_jax.convert import laq_names, torch_zip
+from lapa_jax.convert import laq_names, states, torch_zip
 from lapa_jax.models import laq, laq_readers
 
 QUANTIZER = "nsvq_official"
@@ -153,17 +153,8 @@ def check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 
 def train_state(model: Mapping[str, Any], body: Any, codebook: np.ndarray, mesh: Mesh) -> training.TrainState:
     """A state of step 0 without optimizer, laid out on the mesh: these parameters, all else as at the start."""
-    module = laq.LatentActionQuantizer(**model)
-    init = training.make_init(laq.init_fn(module, model["backbone_args"]["image_size"]))
-    abstract = training.abstract_state(init, mesh)
-    params = jax.tree.map(
-        lambda leaf, value: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding),
-        abstract.params,
-        {"body": body, "quantize": {"codebook": codebook}},
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.variables)
-    variables = jax.jit(lambda key: init(key).variables, out_shardings=shardings)(jax.random.key(0))
-    return abstract.replace(step=jnp.int32(0), params=params, variables=variables)
+    init_fn = laq.init_fn(laq.LatentActionQuantizer(**model), model["backbone_args"]["image_size"])
+    return states.of_params(init_fn, {"body": body, "quantize": {"codebook": codebook}}, mesh)
 
 
 def export(model: laq.LatentActionQuantizer, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

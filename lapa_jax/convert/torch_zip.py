@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.convert import torch_pickle
+from lapa_jax.convert import files, pickle_machine, torch_pickle
 
 DTYPES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -62,7 +62,7 @@ def read(path: str | os.PathLike, part: str | None = None) -> dict[str, np.ndarr
         identity = dataclasses.astuple(tensor.storage)
         if identity not in storages:
             storages[identity] = _storage(archive, tensor.storage, swap)
-        arrays[name] = _view(storages[identity], tensor, f"{archive.path}: {torch_pickle.in_short(name)}")
+        arrays[name] = _view(storages[identity], tensor, f"{archive.path}: {pickle_machine.in_short(name)}")
     return arrays
 
 
@@ -84,7 +84,7 @@ class _Archive:
         except _BROKEN as error:
             raise errors.UserError(
                 f"{path} is cut off or damaged: {path.stat().st_size} bytes without a readable list of contents at "
-                f"their end ({torch_pickle.in_short(error)}); copy the file again"
+                f"their end ({pickle_machine.in_short(error)}); copy the file again"
             ) from None
         self._members = {member.filename: member for member in members}
         pickles = [name for name in self._members if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -101,7 +101,7 @@ class _Archive:
 
     def record(self, name: str) -> np.ndarray:
         """uint8[bytes] of a member, checked against its checksum."""
-        where = f"{self.path}: {torch_pickle.in_short(name)}"
+        where = f"{self.path}: {pickle_machine.in_short(name)}"
         if name not in self:
             raise errors.UserError(f"{where} is not in the archive: copy the file again")
         member = self._members[self._folder + name]
@@ -135,7 +135,7 @@ def _check_kind(begin: bytes, path: str) -> None:
 def _byteorder(archive: _Archive) -> str:
     order = archive.record("byteorder").tobytes() if "byteorder" in archive else b"little"
     if order not in (b"little", b"big"):
-        raise errors.UserError(f"{archive.path}: byteorder is {torch_pickle.in_short(order)}, not little or big")
+        raise errors.UserError(f"{archive.path}: byteorder is {pickle_machine.in_short(order)}, not little or big")
     return order.decode()
 
 
@@ -164,7 +164,7 @@ def contents(state: Mapping[Any, Any], most: int = 6) -> str:
         kind = f"dict of {len(value)}" if isinstance(value, dict) else type(value).__name__
         groups.setdefault(str(key).split(".")[0], []).append(kind)
     shown = [
-        f"{torch_pickle.in_short(head)} ({kinds[0] if len(kinds) == 1 else f'{len(kinds)} entries'})"
+        f"{pickle_machine.in_short(head)} ({kinds[0] if len(kinds) == 1 else f'{len(kinds)} entries'})"
         for head, kinds in groups.items()
     ]
     return ", ".join(shown[:most] + ["..."] * (len(shown) > most))
@@ -176,7 +176,7 @@ def _storage(archive: _Archive, storage: torch_pickle.Storage, swap: bool) -> np
     data = archive.record(f"data/{storage.key}")
     if len(data) != storage.count * dtype.itemsize:
         raise errors.UserError(
-            f"{archive.path}: data/{torch_pickle.in_short(storage.key)} has {len(data)} bytes, the pickle says "
+            f"{archive.path}: data/{pickle_machine.in_short(storage.key)} has {len(data)} bytes, the pickle says "
             f"{storage.count} x {dtype.itemsize}: copy the file again"
         )
     if swap:
@@ -206,23 +206,13 @@ def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         UserError: `path` exists or cannot be written, or an array's dtype has no counterpart.
     """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise errors.UserError(f"{path} exists: give another name, or delete it")
     described = {name: _described(str(i), name, array) for i, (name, array) in enumerate(tensors.items())}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-            _add(archive, "data.pkl", torch_pickle.dumps(described))
-            _add(archive, "byteorder", b"little")
-            for i, array in enumerate(tensors.values()):
-                _add(archive, f"data/{i}", _little(array))
-            _add(archive, "version", b"3\n")
-        partial.rename(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.new(path) as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, "data.pkl", torch_pickle.dumps(described))
+        _add(archive, "byteorder", b"little")
+        for i, array in enumerate(tensors.values()):
+            _add(archive, f"data/{i}", _little(array))
+        _add(archive, "version", b"3\n")
 
 
 def _described(key: str, name: str, array: np.ndarray) -> torch_pickle.Tensor:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.convert import mapped, torch_pickle
+from lapa_jax.convert import mapped, pickle_machine
 from lapa_jax.convert import msgpack_heads as heads
 from lapa_jax.convert.mapped import Leaf, MappedFile
 
@@ -76,7 +76,7 @@ def chosen(leaves: Mapping[str, Leaf], prefix: str, path: str) -> dict[str, Leaf
 
 
 def _shown(name: str) -> str:
-    return torch_pickle.in_short(name).strip("'")
+    return pickle_machine.in_short(name).strip("'")
 
 
 def _key(cursor: heads.Cursor) -> str:
@@ -99,7 +99,7 @@ def _leaf(cursor: heads.Cursor, name: str, file: MappedFile) -> Leaf:
     cursor.end()
     stored = sum(count for _, count in chunks)
     if math.prod(shape) != stored or math.prod(max(n, 1) for n in shape) > max(stored, 1 << 32):
-        raise heads.Malformed(f"shape {torch_pickle.in_short(shape)} and {stored} elements")
+        raise heads.Malformed(f"shape {pickle_machine.in_short(shape)} and {stored} elements")
     return Leaf(name, shape, dtype, chunks, file)
 
 
@@ -110,12 +110,12 @@ def _ndarray(cursor: heads.Cursor) -> tuple[tuple[int, ...], np.dtype, tuple[int
     shape = tuple(inside.expect("uint") for _ in range(_axes(inside, "array")))
     dtype = inside.text()
     if dtype not in DTYPES:
-        raise heads.Malformed(f"dtype {torch_pickle.in_short(dtype)}, which is none of {', '.join(DTYPES)}")
+        raise heads.Malformed(f"dtype {pickle_machine.in_short(dtype)}, which is none of {', '.join(DTYPES)}")
     data, size = inside.inside("bin"), DTYPES[dtype].itemsize
     inside.end()
     length = data.stop - data.position
     if length != math.prod(shape) * size:
-        raise heads.Malformed(f"{length} bytes for shape {torch_pickle.in_short(shape)} of {dtype}")
+        raise heads.Malformed(f"{length} bytes for shape {pickle_machine.in_short(shape)} of {dtype}")
     return shape, DTYPES[dtype], (data.position, length // size)
 
 
@@ -144,7 +144,7 @@ def _chunked(cursor: heads.Cursor) -> tuple[tuple[int, ...], np.dtype, tuple[tup
 def _name(cursor: heads.Cursor, wanted: str) -> heads.Cursor:
     at, found = cursor.position, cursor.text()
     if found != wanted:
-        raise heads.Malformed(f"{torch_pickle.in_short(found)} at byte {at} where {wanted} belongs")
+        raise heads.Malformed(f"{pickle_machine.in_short(found)} at byte {at} where {wanted} belongs")
     return cursor
 
 

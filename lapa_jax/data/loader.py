@@ -1,4 +1,4 @@
-"""The three named streams of batches; see `streams` for their order and their state."""
+"""The four named streams of batches; see `streams` for their order and their state."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +14,27 @@ from lapa_jax.data import statistics as statistics_lib
 from lapa_jax.data.streams import Batch, Order, Part, Stream, hashed
 
 _OFF = augment_lib.Augment()
+
+
+def frames(
+    episodes: episodes_lib.Episodes | episodes_lib.Mixture,
+    batch_size: int,
+    seed: int = 0,
+    image_size: int | None = None,
+    augment: augment_lib.Augment = _OFF,
+    **order: Any,
+) -> Stream:
+    """Single frames, all steps of all episodes: frame uint8[B, H, W, 3]. `order` as in `frame_pairs`."""
+
+    def part(members: episodes_lib.Episodes, weight: float) -> Part:
+        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
+            change = augment.draw(rng)
+            return {"frame": change(members.frame(*at, image_size))}
+
+        name = _name("frames", members, image_size, augment)
+        return Part(transforms.StepIndex(members.lengths), example, name, weight)
+
+    return _stream(part, episodes, Order(batch_size, seed, **order))
 
 
 def frame_pairs(

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors
-from lapa_jax.models import laq_conv, laq_text, laq_transformer, vision
+from lapa_jax.models import laq_conv, laq_text, laq_transformer, perceptual
 from lapa_jax.models.quantizers import QUANTIZERS
 
 BACKBONES = {"conv": laq_conv.ConvBackbone, "transformer": laq_transformer.PatchTransformerBackbone}
 TARGETS = ("pixels", "features")
 PHASES = (None, "scene", "task")
-FROZEN = "frozen"
-"""The variable collection of a tower's weights; no optimizer sees it."""
+FROZEN = perceptual.FROZEN
 
 
 @flax.struct.dataclass
@@ -175,9 +174,7 @@ class LatentActionQuantizer(nn.Module):
 
         The gradient reaches the image (for perceptual losses) and not the tower.
         """
-        x = vision.VisionTower(**dict(self.tower), parent=None).apply({"params": self.frozen.value}, to_unit(image))
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return perceptual.features(self.tower, self.frozen.value, to_unit(image))
 
     def in_range(self, view: jax.Array) -> jax.Array:
         """A reconstruction cut to what `view` can be."""
@@ -219,9 +216,7 @@ class LatentActionQuantizer(nn.Module):
         return args
 
     def _random_tower(self) -> Any:
-        size = 4 * self.tower["patch_size"]
-        tower = vision.VisionTower(**dict(self.tower), parent=None)
-        return tower.init(self.make_rng("params"), jnp.zeros((1, size, size, 3)))["params"]
+        return perceptual.random_tower(self.tower, self.make_rng("params"))
 
     def _check(self) -> None:
         for key, names in dict(backbone=BACKBONES, quantizer=QUANTIZERS, target=TARGETS, phase=PHASES).items():

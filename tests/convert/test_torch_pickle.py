@@ -5,43 +5,16 @@ import contextlib
 import io
 import pickle
 import pickletools
-import sys
 import tracemalloc
 
 import hypothesis
 import numpy as np
 import pytest
-from hostile_pickles import DAMAGED, DICT, GREEDY, HAND_MADE, TENSOR, attack, program
+from hostile_pickles import DAMAGED, DICT, GREEDY, HAND_MADE, TENSOR, attack, program, quiet
 from hypothesis import strategies as st
 
 from lapa_jax import errors
 from lapa_jax.convert import torch_pickle
-
-EVENTS: list[str] = []
-"""What happened while `quiet` watched."""
-WATCHED = ("os.", "exec", "compile", "import", "pickle.", "subprocess.", "open", "ctypes.", "socket.")
-watching = False
-
-
-def _hook(event: str, _: tuple) -> None:
-    if watching and event.startswith(WATCHED):
-        EVENTS.append(event)
-
-
-sys.addaudithook(_hook)  # it stays for good, and does nothing unless `watching`
-
-
-@contextlib.contextmanager
-def quiet():
-    """Fails when the interpreter ran, imported or opened anything inside."""
-    global watching
-    EVENTS.clear()
-    watching = True
-    try:
-        yield
-    finally:
-        watching = False
-    assert not EVENTS
 
 
 def tensor(key="0", shape=(2, 3), kind="FloatStorage"):

@@ -33,12 +33,14 @@ def latent_actions(video_episodes):
     return latents.Latents(provenance, tuple(codes))
 
 
-@pytest.fixture(params=["frame_pairs", "latents", "actions"])
+@pytest.fixture(params=["frames", "frame_pairs", "latents", "actions"])
 def make(request, video_episodes, robot_episodes, tokenizer, latent_actions):
     """Makes the stream under test with the `Order` fields given."""
     scaling = statistics.compute(robot_episodes["action"])
 
     def make_stream(batch_size=4, **order):
+        if request.param == "frames":
+            return loader.frames(video_episodes, batch_size, **order)
         if request.param == "frame_pairs":
             return loader.frame_pairs(video_episodes, seconds(GAP), batch_size, **order)
         if request.param == "latents":
@@ -125,6 +127,12 @@ def test_evaluation_is_one_ordered_epoch_with_its_last_partial_batch(make):
     num = make().num_examples
     assert sum(sizes) == num and sizes[:-1] == [4] * (len(sizes) - 1)
     assert sizes[-1] == (num % 4 or 4) and same(batches, again)
+
+
+def test_frames_are_all_steps_in_stored_order(video_episodes):
+    stream = loader.frames(video_episodes, 1, shuffle=False, repeat=False, image_size=32)
+    expected = [video_episodes.frame(e, t, 32) for e, n in enumerate(video_episodes.lengths) for t in range(n)]
+    np.testing.assert_array_equal(np.concatenate([batch["frame"] for batch in stream]), np.stack(expected))
 
 
 def test_frame_pairs_are_gap_apart_and_in_stored_order(video_episodes):

@@ -281,3 +281,15 @@ def test_official_order_is_a_permutation_of_what_is_read(used, expected):
 def test_unknown_cures_are_refused():
     with pytest.raises(errors.UserError, match="revive 'prayer'"):
         quantizers.NSVQ(8, 3, revive="prayer").init(jax.random.key(0), gaussian(4))
+
+
+@pytest.mark.parametrize("rows", [codebook_lib.LARGE - 1, codebook_lib.LARGE, 1000])
+def test_distances_to_codebooks_of_any_size(rows):
+    """Small and large ones are measured in two ways; both are squared distances, and ties go to the lowest row."""
+    random = np.random.default_rng(0)
+    z, codebook = (random.normal(size=shape).astype(np.float32) for shape in ((4, 5, 8), (rows, 8)))
+    expected = np.sum(np.square(z[..., None, :].astype(np.float64) - codebook), axis=-1)
+    np.testing.assert_allclose(codebook_lib.squared_distance(z, codebook), expected, atol=1e-4)
+    np.testing.assert_array_equal(codebook_lib.nearest(z, codebook), expected.argmin(axis=-1))
+    twice = np.concatenate([codebook, codebook])
+    np.testing.assert_array_equal(codebook_lib.nearest(z, twice), expected.argmin(axis=-1))
