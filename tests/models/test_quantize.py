@@ -120,6 +120,16 @@ def test_quantisation_is_phased_in_row_by_row():
     np.testing.assert_allclose(served.codewords, fsq.fsq_codewords(served.codes, (2, 2, 2)), atol=1e-6)
 
 
+def test_gradients_of_nsvq_are_finite_where_z_lies_on_a_codeword():
+    """As with pairs of equal frames, from which dead codes were restarted."""
+    z, noise = jnp.array([[0.0, 0.0], [1.0, 2.0]]), jnp.ones((2, 2))
+    hard = jnp.zeros((2, 2))
+    grads = jax.grad(lambda z, hard: jnp.sum(nsvq.substitute(z, hard, noise)), argnums=(0, 1))(z, hard)
+    np.testing.assert_array_equal(grads[0][0], 1.0)
+    np.testing.assert_array_equal(grads[1][0], 0.0)
+    np.testing.assert_allclose(grads[1][1], -z[1] / np.sqrt(5.0) * np.sqrt(2.0), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["nsvq", "nsvq_official"])
 def test_noise_of_nsvq_is_as_long_as_the_error_it_stands_for(name):
     module, z = quantizers.QUANTIZERS[name](8, 3), 2.0 * gaussian(100)

@@ -8,8 +8,13 @@ from lapa_jax.models.quantizers import base, codebook
 
 
 def substitute(z: jax.Array, hard: jax.Array, noise: jax.Array) -> jax.Array:
-    """z plus noise as long as the quantisation error; all float[..., D]. Differentiable in z and `hard`."""
-    error = jnp.linalg.norm(z - hard, axis=-1, keepdims=True)
+    """z plus noise as long as the quantisation error; all float[..., D]. Differentiable in z and `hard`.
+
+    Where z lies on its codeword the error's gradient is 0. (Plain, it is NaN there: two equal frames have a z of
+    0 whatever the weights, and once a dead code has been restarted from such a pair they meet in each batch.)
+    """
+    squared = jnp.sum(jnp.square(z - hard), axis=-1, keepdims=True)
+    error = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
     length = jnp.linalg.norm(noise, axis=-1, keepdims=True)
     return z + (error / length + 1e-12) * noise
 
