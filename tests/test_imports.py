@@ -41,7 +41,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/optimizers.py": ("errors", "sharding"),
         "lapa_jax/training.py": ("errors", "sharding"),
         "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
-        "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training"),
+        "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():
         if file.startswith(place):
