@@ -1,9 +1,13 @@
-"""Cut the sample of Bridge, whose two splits hold the same episodes, into episodes to train on and episodes to hold out.
+"""Cut the sample of Bridge, whose splits hold the same episodes, into episodes to train on and to hold out.
 
     python docs/results/split_sample.py SAMPLE/bridge_dataset/1.0.0 runs/bridge/1.0.0 18
 """
 
-import json, pathlib, struct, sys
+import json
+import pathlib
+import struct
+import sys
+
 source, out, count = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 data = (source / "bridge_dataset-train.tfrecord-00000-of-00001").read_bytes()
 ends, at = [], 0
