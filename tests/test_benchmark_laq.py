@@ -82,5 +82,13 @@ def test_the_flops_we_divide_by_are_those_of_the_matrix_products(size):
     def label(variables, *pair):
         return model.apply(variables, *pair, method="encode").codes
 
+    def loss(params, others, frame, target):
+        rngs = {"noise": jax.random.key(0)}
+        out = model.apply({"params": params, **others}, frame, target, train=True, rngs=rngs)
+        return jnp.mean(jnp.square(out.reconstruction - target))
+
     counted = products(jax.make_jaxpr(label)(variables, frames, frames).jaxpr)
     assert counted == pytest.approx(sizes.label_flops(size), rel=0.05)
+    others = dict(variables)
+    trained = jax.make_jaxpr(jax.grad(loss))(others.pop("params"), others, frames, frames)
+    assert products(trained.jaxpr) == pytest.approx(sizes.train_flops(size), rel=0.07)  # small parts of the toy
