@@ -1,6 +1,7 @@
 """Sequences of the official language model as batches of inputs and the tokens that follow them.
 
-Batches are dicts: tokens and targets int32[B, T], kinds and target_kinds int8[B, T], loss_mask bool[B, T].
+Batches are dicts: tokens and targets int32[B, T], kinds and target_kinds int8[B, T], loss_mask bool[B, T]. Those of
+`fit_together` also have segments int32[B, T]: 0 for padding, and the number of the sequence in its row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,3 +61,52 @@ def pack(sequences: Iterable[Tokens], batch_size: int, length: int) -> Iterator[
                 tokens=tokens[:-1], targets=tokens[1:], kinds=kinds[:-1], target_kinds=kinds[1:], loss_mask=loss[1:]
             )
             yield {name: values.reshape(batch_size, length) for name, values in batch.items()}
+
+
+def fit_together(sequences: Iterable[Tokens], batch_size: int, length: int, window: int = 64) -> Iterator[Batch]:
+    """Several whole sequences a row, told apart by segments: none is cut, none sees another.
+
+    Of the `window` sequences at hand, the longest that still fits goes next into a row. The last batch may have
+    rows of padding only.
+
+    Args:
+        length: of the rows. A sequence takes one place less than it has tokens.
+
+    Raises:
+        UserError: a sequence is longer than a row.
+    """
+    waiting: list[Tokens] = []
+    source, ended = iter(sequences), False
+    while True:
+        while not ended and len(waiting) < max(window, batch_size):
+            one = next(source, None)
+            ended = one is None
+            if one is not None:
+                waiting.append(_that_fits(one, length))
+        if not waiting:
+            return
+        batch = _blank(batch_size, length) | {"segments": np.zeros((batch_size, length), np.int32)}
+        for row in range(batch_size):
+            _fill(batch, row, waiting)
+        yield batch
+
+
+def _that_fits(sequence: Tokens, length: int) -> Tokens:
+    if len(sequence.tokens) > length + 1:
+        raise errors.UserError(
+            f"a sequence has {len(sequence.tokens)} tokens and a row takes {length + 1}: make rows longer"
+        )
+    return sequence
+
+
+def _fill(batch: Batch, row: int, waiting: list[Tokens]) -> None:
+    """Move sequences from `waiting` into a row until none fits."""
+    start, segment, length = 0, 1, batch["tokens"].shape[1]
+    while fitting := [i for i, one in enumerate(waiting) if len(one.tokens) - 1 <= length - start]:
+        longest = max(fitting, key=lambda i: len(waiting[i].tokens))
+        tokens, kinds, loss = waiting.pop(longest)
+        place = slice(start, start + len(tokens) - 1)
+        batch["tokens"][row, place], batch["targets"][row, place] = tokens[:-1], tokens[1:]
+        batch["kinds"][row, place], batch["target_kinds"][row, place] = kinds[:-1], kinds[1:]
+        batch["loss_mask"][row, place], batch["segments"][row, place] = loss[1:], segment
+        start, segment = place.stop, segment + 1

@@ -230,3 +230,25 @@ def with_leaves(tree, leaves):
     flat = {tuple(str(k.key) for k in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
     flat |= {tuple(name.split("/")): jnp.asarray(leaf) for name, leaf in leaves.items()}
     return flax.traverse_util.unflatten_dict(flat)
+
+
+def test_examples_that_share_a_row_have_the_loss_and_gradients_of_rows_of_their_own():
+    tokenizer = official_prompts.Tokenizer(GOLD / "tokenizer.model")
+    lines = (GOLD / "data" / "delta_small.jsonl").read_text().splitlines()
+    sequences = [official_prompts.from_record(tokenizer, json.loads(line)) for line in lines]
+    padded = official_batches.pad(sequences, 96)
+    padded["segments"] = np.ones_like(padded["tokens"])
+    (packed,) = official_batches.fit_together(sequences, 2, 288)
+    model, params = official_model("latent"), official_params("latent")
+
+    @jax.jit
+    def loss(params, batch):
+        tokens = Tokens(batch["tokens"], batch["kinds"], batch["segments"])
+        logits = model.apply({"params": params}, tokens, ("latent", "text"), method="logits_of")
+        targets = batch["targets"], batch["target_kinds"], batch["loss_mask"]
+        return losses.stream_cross_entropy(logits, *targets, WEIGHTS["latent"])[0]
+
+    one, other = (jax.value_and_grad(loss)(params, jax.tree.map(jnp.asarray, b)) for b in (padded, packed))
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
+    norms = [np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads))) for grads in (one[1], other[1])]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
