@@ -7,16 +7,17 @@ The first makes a folder like that of a train_laq run, which label_latents and e
 label is said now: --config.data.directory, .gap, ... are those of train_laq. See docs/official-checkpoints.md.
 """
 
-import pathlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import conversion
 import jax
 import launch
 from absl import flags
 from ml_collections import config_flags
 
-from lapa_jax import checkpoints, errors, metrics, sharding, trained
+from lapa_jax import checkpoints, errors, sharding, trained
 from lapa_jax.convert import official_laq, torch_zip
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/train_laq.py:official", lock_config=True)
@@ -49,15 +50,8 @@ def import_official(
     config = config | {"model": config["model"] | model | {"backbone_args": args}}
     config["data"] = config["data"] | told["data"]
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    assets = {"official": {"file": pathlib.Path(path).name, "size": pathlib.Path(path).stat().st_size}}
-    with jax.set_mesh(mesh), checkpoints.Checkpoints(workdir, config, assets) as saved:
-        if saved.latest_step() is not None:
-            raise errors.UserError(f"{workdir} has a checkpoint already: give another --workdir")
-        state = official_laq.train_state(config["model"], body, codebook, mesh)
-        saved.save(0, state, {})
-        saved.wait()
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    metrics.summarise(workdir, {"official": assets["official"], "parameters": count})
+    make_state = functools.partial(official_laq.train_state, config["model"], body, codebook, mesh)
+    conversion.save_run(path, workdir, config, mesh, make_state)
     return config
 
 
@@ -79,10 +73,7 @@ def export_run(run: str, out: str) -> None:
 
 
 def main(_: Any) -> None:
-    ways = {"--official and --workdir": (OFFICIAL.value, WORKDIR.value), "--run and --out": (RUN.value, OUT.value)}
-    chosen = [way for way, values in ways.items() if all(values)]
-    if len(chosen) != 1 or sum(map(bool, sum(ways.values(), ()))) != 2:
-        raise errors.UserError(f"give either {' or '.join(ways)}")
+    conversion.check_way(OFFICIAL.value, WORKDIR.value, RUN.value, OUT.value)
     config = CONFIG.value
     launch.start(config)
     if RUN.value:

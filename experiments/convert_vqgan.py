@@ -6,15 +6,16 @@
 The first makes a folder like that of a train_tokenizer run, at step 0. See docs/tokenizer.md.
 """
 
-import pathlib
+import functools
 from typing import Any
 
+import conversion
 import jax
 import launch
 from absl import flags
 from ml_collections import config_flags
 
-from lapa_jax import checkpoints, errors, metrics, sharding, trained
+from lapa_jax import errors, sharding, trained
 from lapa_jax.convert import array_pickle, official_vqgan, states
 from lapa_jax.models import vqgan
 
@@ -35,16 +36,8 @@ def import_official(path: str, workdir: str, config: dict[str, Any]) -> dict[str
     config = config | {"model": config["model"] | model}
     module, image_size = vqgan.from_config(config["model"]), config["data"]["image_size"]
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    assets = {"official": {"file": pathlib.Path(path).name, "size": pathlib.Path(path).stat().st_size}}
-    with jax.set_mesh(mesh):
-        state = states.of_params(vqgan.init_fn(module, image_size), params, mesh)
-        with checkpoints.Checkpoints(workdir, config, assets) as saved:
-            if saved.latest_step() is not None:
-                raise errors.UserError(f"{workdir} has a checkpoint already: give another --workdir")
-            saved.save(0, state, {})
-            saved.wait()
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    metrics.summarise(workdir, {"official": assets["official"], "parameters": count})
+    make_state = functools.partial(states.of_params, vqgan.init_fn(module, image_size), params, mesh)
+    conversion.save_run(path, workdir, config, mesh, make_state)
     return config
 
 
@@ -58,10 +51,7 @@ def export_run(run: str, out: str) -> None:
 
 
 def main(_: Any) -> None:
-    ways = {"--official and --workdir": (OFFICIAL.value, WORKDIR.value), "--run and --out": (RUN.value, OUT.value)}
-    chosen = [way for way, values in ways.items() if all(values)]
-    if len(chosen) != 1 or sum(map(bool, sum(ways.values(), ()))) != 2:
-        raise errors.UserError(f"give either {' or '.join(ways)}")
+    conversion.check_way(OFFICIAL.value, WORKDIR.value, RUN.value, OUT.value)
     config = CONFIG.value
     launch.start(config)
     if RUN.value:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lapa_jax import errors
 
+STRANGER = "not a checkpoint of the official LAQ"
 CODEBOOK = "vq.codebooks"
 """The one entry that is no part of the backbone."""
 
@@ -95,11 +96,11 @@ def from_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], np.n
     for key, value in plain(state).items():
         path, value = rename(key), np.asarray(value)
         if path is None and np.any(value):
-            raise errors.UserError(f"{key} is not zero: not a checkpoint of the official LAQ")
+            raise errors.UserError(f"{key} is not zero: {STRANGER}")
         if path and value.size:
             params[path] = relayout(key, value)
     if CODEBOOK not in params:
-        raise errors.UserError(f"no {CODEBOOK}: not a checkpoint of the official LAQ")
+        raise errors.UserError(f"no {CODEBOOK}: {STRANGER}")
     codebook = params.pop(CODEBOOK)
     return flax.traverse_util.unflatten_dict(params, sep="/"), codebook
 
@@ -137,7 +138,7 @@ def plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = {key: key.replace(PREFIX, "") for key in state}
     if len(set(names.values())) < len(names):
-        raise errors.UserError(f"names differ in nothing but {PREFIX!r}: not a checkpoint of the official LAQ")
+        raise errors.UserError(f"names differ in nothing but {PREFIX!r}: {STRANGER}")
     return {name: state[key] for key, name in names.items()}
 
 
@@ -150,7 +151,7 @@ def rename(key: str) -> str | None:
     number = re.search(r"\.layers\.(\d{1,4})\.", key)
     pattern = key if number is None else key.replace(number[0], ".layers.#.", 1)
     if pattern not in TREE or "#" in key:
-        raise errors.UserError(f"unknown key {key}: not a checkpoint of the official LAQ")
+        raise errors.UserError(f"unknown key {key}: {STRANGER}")
     path = TREE[pattern]
     return path.replace("#", str(int(number[1]))) if path and number else path
 

@@ -113,8 +113,6 @@ def _spans(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(start, max(start, stop)) for start, stop, _ in spans]
 
 
-
-
 class Stack:
     """Leaves of one shape as one with a leading axis.
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -83,7 +82,7 @@ def _shape(state: Mapping[str, np.ndarray], key: str, ndim: int) -> tuple[int, .
     if key not in state or state[key].ndim != ndim or not state[key].size:
         found = f"has shape {state[key].shape}" if key in state else "is missing"
         held = torch_zip.contents(state)
-        raise errors.UserError(f"not a checkpoint of the official LAQ: {key} {found}, there is {held} (see --part)")
+        raise errors.UserError(f"{laq_names.STRANGER}: {key} {found}, there is {held} (see --part)")
     return state[key].shape
 
 
@@ -136,19 +135,8 @@ def check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
     Raises:
         UserError: they differ; names the first key with both sides.
     """
-    for key in {**state, **shapes}:
-        theirs = state[key].shape if key in state else "absent"
-        ours = shapes.get(key, "absent")
-        if theirs != ours:
-            raise errors.UserError(
-                f"not a checkpoint of the official LAQ: {key} is {theirs} there and {ours} in the LAQ of its "
-                "other sizes (--ignore=REGEX leaves keys out)"
-            )
-    for key, value in state.items():
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise errors.UserError(f"not a checkpoint of the official LAQ: {key} is {value.dtype}, not a float")
-        if not np.all(np.isfinite(value)):
-            raise errors.UserError(f"{key} holds infinities or NaN: that training went wrong, take an earlier file")
+    model = "the LAQ of its other sizes (--ignore=REGEX leaves keys out)"
+    states.check(state, shapes, {**state, **shapes}, laq_names.STRANGER, model, "an earlier file")
 
 
 def train_state(model: Mapping[str, Any], body: Any, codebook: np.ndarray, mesh: Mesh) -> training.TrainState:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.convert import array_pickle, vqgan_names
+from lapa_jax.convert import array_pickle, states, vqgan_names
 from lapa_jax.models import vqgan
 from lapa_jax.models.quantizers import whiten
 
@@ -97,18 +97,8 @@ def check(leaves: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]
     Raises:
         UserError: they differ; names the first leaf with both sides.
     """
-    for path in {**shapes, **leaves}:
-        theirs = leaves[path].shape if path in leaves else "absent"
-        ours = shapes.get(path, "absent")
-        if theirs != ours:
-            raise errors.UserError(
-                f"{STRANGER}: {path} is {theirs} there and {ours} in the tokenizer of its other sizes"
-            )
-    for path, value in leaves.items():
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise errors.UserError(f"{STRANGER}: {path} is {value.dtype}, not a float")
-        if not np.all(np.isfinite(value)):
-            raise errors.UserError(f"{path} holds infinities or NaN: that training went wrong, take another file")
+    model = "the tokenizer of its other sizes"
+    states.check(leaves, shapes, {**shapes, **leaves}, STRANGER, model, "another file")
 
 
 def export(model: vqgan.VQGAN, params: Mapping[str, Any], variables: Mapping[str, Any]) -> array_pickle.Tree:

@@ -1,6 +1,6 @@
-"""States of ours with weights that come from elsewhere."""
+"""Weights that come from elsewhere: checked against a model of ours, and as a state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lapa_jax import training
+from lapa_jax import errors, training
+
+
+def check(
+    leaves: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Iterable[str],
+    stranger: str,
+    model: str,
+    instead: str,
+) -> None:
+    """Compare leaves with what a model wants, and look for values that are no numbers.
+
+    Args:
+        names: of all leaves and shapes, in the order in which they are compared.
+        stranger: what to say of a file that is of another model.
+        model: what to call ours.
+        instead: the file to take when this one holds no numbers.
+
+    Raises:
+        UserError: they differ; names the first leaf with both sides.
+    """
+    for name in names:
+        theirs = leaves[name].shape if name in leaves else "absent"
+        ours = shapes.get(name, "absent")
+        if theirs != ours:
+            raise errors.UserError(f"{stranger}: {name} is {theirs} there and {ours} in {model}")
+    for name, value in leaves.items():
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise errors.UserError(f"{stranger}: {name} is {value.dtype}, not a float")
+        if not np.all(np.isfinite(value)):
+            raise errors.UserError(f"{name} holds infinities or NaN: that training went wrong, take {instead}")
 
 
 def of_params(init_fn: Callable[[jax.Array], Any], params: Any, mesh: Mesh) -> training.TrainState:

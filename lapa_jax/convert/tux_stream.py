@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.convert import mapped, pickle_machine
+from lapa_jax.convert import files, mapped, pickle_machine
 from lapa_jax.convert import msgpack_heads as heads
 from lapa_jax.convert.mapped import Leaf, MappedFile
 
@@ -165,19 +165,9 @@ def write(
     Raises:
         UserError: `path` exists or cannot be written, or a leaf has no place in the format.
     """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise errors.UserError(f"{path} exists: give another name, or delete it")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            for name, value in leaves.items():
-                _put(file, name, value, _stored_dtype(name, value.dtype, float_dtype), chunk_bytes)
-        partial.rename(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.new(path) as file:
+        for name, value in leaves.items():
+            _put(file, name, value, _stored_dtype(name, value.dtype, float_dtype), chunk_bytes)
 
 
 def _stored_dtype(name: str, dtype: np.dtype, float_dtype: str | None) -> np.dtype:
