@@ -5,13 +5,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+import codes_parts
 from ml_collections import ConfigDict
 
 from lapa_jax import checkpoints, errors, training
 from lapa_jax.convert import hugging_face
 from lapa_jax.data import episodes, loader, prompts, sources, statistics, streams
-from lapa_jax.models import laq
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +100,4 @@ def fill(state: training.TrainState, abstract: training.TrainState, parts: Parts
     if parts.earlier is not None:
         found = checkpoints.load_state(parts.earlier, abstract)
         state = state.replace(params=found.params, variables=found.variables)
-    if parts.tower is not None:
-        layout = jax.tree.map(lambda leaf: leaf.sharding, abstract.variables[laq.FROZEN]["tower"])
-        tower = jax.device_put(parts.tower, layout)
-        state = state.replace(variables={**state.variables, laq.FROZEN: {"tower": tower}})
-    return state
+    return codes_parts.with_tower(state, abstract, parts.tower)

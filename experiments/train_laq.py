@@ -6,6 +6,7 @@
 import functools
 from typing import Any
 
+import codes_parts
 import jax
 import laq_parts
 import launch
@@ -50,20 +51,6 @@ def make_loss(
     return loss_fn
 
 
-def make_maintain(model: laq.LatentActionQuantizer) -> training.MaintainFn:
-    """Dead codes are restarted between two gradients."""
-
-    def maintain(params: Any, variables: Any, key: jax.Array) -> Any:
-        frozen = {name: variables[name] for name in variables if name == laq.FROZEN}
-        state = {"params": params, **{name: variables[name] for name in variables if name != laq.FROZEN}}
-        apply = functools.partial(model.apply, method="maintain", mutable=list(state), rngs={"noise": key})
-        _, new = apply({**state, **frozen})
-        state |= new | frozen
-        return state.pop("params"), state
-
-    return maintain
-
-
 WATCH = {"codebook_grad_norm": r"quantize(_scene)?/codebook$"}
 
 
@@ -100,7 +87,7 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > tower, earlier phase > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model), WATCH)
+        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model), WATCH)
         limits = collapse.Limits(**config.alarm)
         writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages

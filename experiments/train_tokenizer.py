@@ -8,6 +8,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import codes_parts
 import jax
 import jax.numpy as jnp
 import launch
@@ -52,19 +53,6 @@ def make_loss(
     return loss_fn
 
 
-def make_maintain(model: vqgan.VQGAN) -> training.MaintainFn:
-    """Dead codes are restarted between two gradients."""
-
-    def maintain(params: Any, variables: Any, key: jax.Array) -> Any:
-        state = {name: value for name, value in variables.items() if name != tower_lib.FROZEN}
-        everything = {"params": params, **state}
-        _, new = model.apply(everything, method="maintain", mutable=list(everything), rngs={"noise": key})
-        new = {**everything, **new}
-        return new.pop("params"), {**variables, **new}
-
-    return maintain
-
-
 def load_tower(config: Any) -> tuple[Mapping[str, Any] | None, Any]:
     """Spec and weights of the frozen tower, if the loss looks through one.
 
@@ -90,18 +78,6 @@ def make_init_fn(model: vqgan.VQGAN, image_size: int, tower: Mapping[str, Any] |
     return lambda key: {**init_fn(key), tower_lib.FROZEN: {"tower": frozen(key)}}
 
 
-def first_state(
-    init: Any, mesh: jax.sharding.Mesh, seed: int, abstract: training.TrainState, weights: Any
-) -> training.TrainState:
-    """A fresh state with the tower's weights in their place."""
-    state = training.init_sharded(init, mesh, seed)
-    if weights is None:
-        return state
-    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract.variables[tower_lib.FROZEN]["tower"])
-    frozen = {"tower": jax.device_put(weights, layout)}
-    return state.replace(variables={**state.variables, tower_lib.FROZEN: frozen})
-
-
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
@@ -125,10 +101,12 @@ def train(
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(workdir, config.to_dict(), {"dataset": video.fingerprint}, **config.checkpoint)
 
+    def first() -> training.TrainState:
+        return codes_parts.with_tower(training.init_sharded(init, mesh, config.seed), abstract, weights)
+
     with jax.set_mesh(mesh), saved:
-        first = functools.partial(first_state, init, mesh, config.seed, abstract, weights)
         state = saved.restore_or(abstract, first, batches)  # 7 resume > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, make_maintain(model))
+        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model))
         writer = metrics.Writer(workdir, "tokenizer")
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule

@@ -3,6 +3,7 @@
 import json
 import re
 
+import codes_parts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_training_from_a_collapsed_state(programs, quantizer, recovers, tmp_path
     else:
         state.params["quantize"]["codebook"] = rows
     step = training.make_train_step(
-        program.make_loss(model, 1.0), tx, 0, program.make_maintain(model), program.WATCH
+        program.make_loss(model, 1.0), tx, 0, codes_parts.make_maintain(model), program.WATCH
     )
     watched = collapse.Watched(Silent(), tmp_path, 4, collapse.Limits(after=1, share=0.5))
     perplexity = []
