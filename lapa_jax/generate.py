@@ -60,17 +60,15 @@ def choose(logits: jax.Array, sampling: Sampling, key: jax.Array | None) -> jax.
 
 def kept(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """float[B, V] with -inf where `top_k` or `top_p` forbid."""
-    falling = -jnp.sort(-logits, axis=-1)
+    falling, least = -jnp.sort(-logits, axis=-1), -jnp.inf
     if sampling.top_k is not None:
         least = falling[..., min(sampling.top_k, logits.shape[-1]) - 1, None]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
+        falling = jnp.where(falling >= least, falling, -jnp.inf)
     if sampling.top_p < 1:
-        falling = -jnp.sort(-logits, axis=-1)
         share = jax.nn.softmax(falling, axis=-1)
         enough = jnp.cumsum(share, axis=-1) - share >= sampling.top_p  # those before it hold it already
-        least = jnp.min(jnp.where(enough, jnp.inf, falling), axis=-1, keepdims=True)
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return logits
+        least = jnp.maximum(least, jnp.min(jnp.where(enough, jnp.inf, falling), axis=-1, keepdims=True))
+    return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def generate(

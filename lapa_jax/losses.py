@@ -29,9 +29,7 @@ def token_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array |
     Args:
         logits: float[B, N, V]. targets: int[B, N]. mask: bool[B, N], all positions by default.
     """
-    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-    mask = jnp.ones_like(loss) if mask is None else mask.astype(loss.dtype)
-    return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    return masked_cross_entropy(logits, targets, jnp.ones(targets.shape, bool) if mask is None else mask)[0]
 
 
 def action_regression(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
@@ -42,8 +40,7 @@ def action_regression(prediction: jax.Array, target: jax.Array, mask: jax.Array)
     """
     error = prediction - target
     per_step = jnp.mean(jnp.abs(error) + jnp.square(error), axis=-1)
-    mask = mask.astype(per_step.dtype)
-    return jnp.sum(per_step * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    return _mean(per_step, mask)
 
 
 def masked_cross_entropy(
@@ -59,12 +56,14 @@ def masked_cross_entropy(
     targets = jnp.where(valid, targets, 0)
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
     right = jnp.argmax(logits, axis=-1) == targets
-    weight = valid.astype(jnp.float32)
-    if per_row:
-        weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0) / weight.shape[0]
-    else:
-        weight = weight / jnp.maximum(jnp.sum(weight), 1.0)
-    return jnp.sum(loss * weight), jnp.sum(right * weight)
+    axis = 1 if per_row else None
+    return jnp.mean(_mean(loss, valid, axis)), jnp.mean(_mean(right, valid, axis))
+
+
+def _mean(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
+    """Over the places that count; 0 where there are none."""
+    mask = mask.astype(jnp.float32)
+    return jnp.sum(values * mask, axis) / jnp.maximum(jnp.sum(mask, axis), 1.0)
 
 
 def stream_cross_entropy(

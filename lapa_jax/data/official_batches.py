@@ -25,9 +25,8 @@ def pad(sequences: Sequence[Tokens], length: int, legacy: bool = False) -> Batch
     Raises:
         UserError: a sequence is longer, and not `legacy`.
     """
-    longest = max(len(sequence.tokens) for sequence in sequences)
-    if longest > length + 1 and not legacy:
-        raise errors.UserError(f"a sequence has {longest} tokens and a row takes {length + 1}: make rows longer")
+    if not legacy:
+        _that_fits(max(sequences, key=lambda sequence: len(sequence.tokens)), length)
     batch = _blank(len(sequences), length)
     for row, (tokens, kinds, loss) in enumerate(sequences):
         size = min(len(tokens) - 1, length)

@@ -46,34 +46,37 @@ class Block(Layers):
         return x + y
 
 
-class Down(Layers):
-    """Blocks at one resolution, then, unless it is the last, half of it."""
+class Level(Layers):
+    """Blocks at one resolution."""
 
     channels: int
     num_blocks: int
     last: bool
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def blocks(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_blocks):
             x = self.block(self.channels, f"block_{i}")(x)
+        return x
+
+
+class Down(Level):
+    """Blocks at one resolution, then, unless it is the last, half of it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.blocks(x)
         if self.last:
             return x
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # below and on the right only, as in the official code
         return self.conv(self.channels, "conv_down", strides=2, padding="VALID")(x)
 
 
-class Up(Layers):
+class Up(Level):
     """Blocks at one resolution, then, unless it is the last, twice of it."""
-
-    channels: int
-    num_blocks: int
-    last: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(self.num_blocks):
-            x = self.block(self.channels, f"block_{i}")(x)
+        x = self.blocks(x)
         if self.last:
             return x
         return self.conv(self.channels, "conv_up")(x.repeat(2, axis=1).repeat(2, axis=2))
