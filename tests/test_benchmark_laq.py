@@ -79,15 +79,12 @@ def test_the_flops_we_divide_by_are_those_of_the_matrix_products(size):
     frames = jax.ShapeDtypeStruct((1, size.image_size, size.image_size, 3), jnp.float32)
     variables = jax.eval_shape(laq.init_fn(model, size.image_size), jax.random.key(0))
 
-    def label(variables, *pair):
-        return model.apply(variables, *pair, method="encode").codes
-
     def loss(params, others, frame, target):
         rngs = {"noise": jax.random.key(0)}
         out = model.apply({"params": params, **others}, frame, target, train=True, rngs=rngs)
         return jnp.mean(jnp.square(out.reconstruction - target))
 
-    counted = products(jax.make_jaxpr(label)(variables, frames, frames).jaxpr)
+    counted = products(jax.make_jaxpr(ours.make_label(model))(variables, frames, frames).jaxpr)
     assert counted == pytest.approx(sizes.label_flops(size), rel=0.05)
     others = dict(variables)
     trained = jax.make_jaxpr(jax.grad(loss))(others.pop("params"), others, frames, frames)

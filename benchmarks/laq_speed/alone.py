@@ -106,7 +106,7 @@ class Alone:
         self._step, tx = ours.make_step(self.model)
         init = training.make_init(laq.init_fn(self.model, size.image_size), tx)
         self.state = jax.jit(init)(jax.random.key(0))
-        self._label = jax.jit(lambda variables, *pair: self.model.apply(variables, *pair, method="encode").codes)
+        self._label = jax.jit(ours.make_label(self.model))
 
     def measure(self, task: str, batch: int, seconds: float, rounds: int, peak: float | None) -> Speed:
         """

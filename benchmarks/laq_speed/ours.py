@@ -35,6 +35,11 @@ def make_model(size: sizes.Sizes, **more: Any) -> laq.LatentActionQuantizer:
     )
 
 
+def make_label(model: laq.LatentActionQuantizer) -> Any:
+    """(variables, frame, next frame) -> codes int[B, N]; not jitted."""
+    return lambda variables, *pair: model.apply(variables, *pair, method="encode").codes
+
+
 def make_step(model: laq.LatentActionQuantizer) -> tuple[Any, Any]:
     """(train step, optimizer)."""
 
@@ -62,8 +67,7 @@ class Ours:
         step, tx = make_step(self.model)
         self.state = training.TrainState(jnp.int32(0), params, variables, jax.jit(tx.init)(params))
         self._run = step.lower(self.state, self.batch).compile()
-        label = jax.jit(lambda variables, *pair: self.model.apply(variables, *pair, method="encode").codes)
-        self._label = label.lower(self._variables(), *self.batch).compile()
+        self._label = jax.jit(make_label(self.model)).lower(self._variables(), *self.batch).compile()
 
     def codes(self) -> np.ndarray:
         """int[B, N]."""

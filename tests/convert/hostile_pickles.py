@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import os
+import pickletools
 import sys
+import tracemalloc
 
 EVENTS: list[str] = []
 """What happened while `quiet` watched."""
@@ -31,6 +33,20 @@ def quiet():
         watching = False
     assert not EVENTS
 
+
+@contextlib.contextmanager
+def bounded(most: int):
+    """Fails when Python allocates more bytes than that inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+CODES = [op.code.encode("latin-1") for op in pickletools.opcodes]
+"""Every opcode that there is."""
 
 DICT = b"ccollections\nOrderedDict\n"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"

@@ -73,7 +73,7 @@ def test_loss_and_gradients(batch):
 
     loss, grads = jax.jit(jax.value_and_grad(loss_fn))(params)
     np.testing.assert_allclose(loss, recorded["loss"], atol=1e-5)
-    flat = {"/".join(str(k.key) for k in path): leaf for path, leaf in jax.tree.leaves_with_path(grads)}
+    flat = flax.traverse_util.flatten_dict(grads, sep="/")
     checked = 0
     for name in recorded:
         what, _, key = name.partition("/")
@@ -219,7 +219,7 @@ def test_six_steps_of_training(kind):
         state, log = step(state, jax.tree.map(jnp.asarray, batch))
         for ours, key in (("loss", "loss"), ("grad_norm", "gradient_norm"), (f"{kind}_loss", f"{theirs}_loss")):
             np.testing.assert_allclose(log[ours], recorded[f"metrics/{key}"][i], rtol=1e-4, err_msg=f"{key} {i}")
-    final = {"/".join(str(k.key) for k in path): x for path, x in jax.tree.leaves_with_path(state.params)}
+    final = flax.traverse_util.flatten_dict(state.params, sep="/")
     for key in recorded:
         if key.startswith("final/"):  # Adam's first steps are signs of gradients: rounding moves some by 2 x 2e-5
             name = our_name(key.removeprefix("final/"))
@@ -227,9 +227,8 @@ def test_six_steps_of_training(kind):
 
 
 def with_leaves(tree, leaves):
-    flat = {tuple(str(k.key) for k in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    flat |= {tuple(name.split("/")): jnp.asarray(leaf) for name, leaf in leaves.items()}
-    return flax.traverse_util.unflatten_dict(flat)
+    flat = flax.traverse_util.flatten_dict(tree, sep="/") | jax.tree.map(jnp.asarray, leaves)
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def test_examples_that_share_a_row_have_the_loss_and_gradients_of_rows_of_their_own():
