@@ -70,6 +70,15 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     return constrain(x, ("data", "fsdp"))
 
 
+def constrain_heads(x: jax.Array, count: int) -> jax.Array:
+    """float[B, T, count * D] with whole heads on each device, all where `tensor` does not divide their number.
+
+    Weights may be split within a head; what is computed with them is put together before it becomes heads.
+    """
+    tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    return constrain(x, ("data", "fsdp"), None, None) if count % tensor else x
+
+
 def path_name(path: Sequence[Any]) -> str:
     """'/'-joined name of a pytree path: dict keys, dataclass fields, sequence indices."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

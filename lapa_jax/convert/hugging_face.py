@@ -4,7 +4,7 @@ Nothing is downloaded, and no file that could execute code is read. Every tensor
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def load_tower(folder: str | Path, dtype: str = "float32") -> tuple[dict[str, An
             f"no folder {name}: weights are read from disk; get them with `hf download {name} --local-dir DIR`, "
             "and give DIR"
         )
-    spec = vision_families.spec_from_config(_read_json(folder / "config.json")) | {"dtype": dtype}
+    spec = vision_families.spec_from_config(read_json(folder / "config.json")) | {"dtype": dtype}
     spec |= _colours(folder)
     return spec, load_params(spec, open_tensors(folder), folder)
 
@@ -95,7 +95,7 @@ def _sort(spec: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path) -
             if part in parts[path]:
                 raise errors.UserError(f"{folder} has both {parts[path][part].key} and {key}: one too many")
             parts[path][part] = Part(key, half)
-            _check(key, tensor, _their_shapes(path, part, wanted[path, part], half is not None), folder)
+            check_tensor(key, tensor, _their_shapes(path, part, wanted[path, part], half is not None), folder)
     missing = [(path, part) for path, part in wanted if part not in parts[path]]
     for path, part in missing:
         layer = f" of layer {part}" if path.startswith("layers/") else ""
@@ -135,11 +135,16 @@ def _their_shapes(path: str, part: int | None, shape: tuple[int, ...], halved: b
     return [shape, (1, *shape), shape[1:]] if part == 0 and path.startswith("embed") else [shape, (1, *shape)]
 
 
-def _check(key: str, tensor: Stored, shapes: list[tuple[int, ...]], folder: Path) -> None:
+def check_tensor(key: str, tensor: Stored, shapes: Sequence[tuple[int, ...]], folder: Path) -> None:
+    """Compare what a file's header says of a tensor with the shapes that it may have; the first is named.
+
+    Raises:
+        UserError: it has none of them, or is no float.
+    """
     if tensor.shape not in shapes:
         raise errors.UserError(f"{folder}: {key} has shape {tensor.shape}, by config.json it is {shapes[0]}")
     if tensor.dtype not in FLOATS:
-        raise errors.UserError(f"{folder}: {key} is {tensor.dtype}; the vision tower reads {', '.join(FLOATS)}")
+        raise errors.UserError(f"{folder}: {key} is {tensor.dtype}; weights are read as {', '.join(FLOATS)}")
 
 
 def _assemble(path: str, parts: Mapping[int | None, Part], stored: Mapping[str, Stored], width: int) -> np.ndarray:
@@ -172,7 +177,7 @@ def open_tensors(folder: Path) -> dict[str, Stored]:
         UserError: no safetensors, a shard that is missing or damaged, or an index that names other tensors.
     """
     if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX).get("weight_map")
+        index = read_json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
             raise errors.UserError(f"{folder / INDEX} has no weight_map of names: download it again")
         stored = {}
@@ -203,7 +208,7 @@ def _colours(folder: Path) -> dict[str, list[float]]:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return {}
-    config = _read_json(path)
+    config = read_json(path)
     if not config.get("do_rescale", True) or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise errors.UserError(f"{path} does not scale pixels by 1/255: the vision tower reads images in [0, 1]")
     if not config.get("do_normalize", True):
@@ -216,7 +221,7 @@ def _colours(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:

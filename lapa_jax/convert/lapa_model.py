@@ -50,11 +50,15 @@ def load(path: str | os.PathLike, model: vlm.LatentActionVLM, mesh: Mesh, dtype:
     Raises:
         UserError: the file is damaged or of another model.
     """
+    cast = functools.partial(_with_dtype, dtype=jnp.dtype(dtype))
+    return official_lapa.read(path, jax.tree.map(cast, abstract_params(model, mesh)))
+
+
+def abstract_params(model: vlm.LatentActionVLM, mesh: Mesh) -> Any:
+    """Tree of jax.ShapeDtypeStruct with their shardings on the mesh; text must be one of the vocabularies."""
     token = Tokens.of(jnp.ones((1, 2), jnp.int32), vocab.TEXT)
     init = functools.partial(model.init, tokens=token, names=model.heads, method="logits_of")
-    shapes = training.abstract_state(training.make_init(init), mesh).params
-    cast = functools.partial(_with_dtype, dtype=jnp.dtype(dtype))
-    return official_lapa.read(path, jax.tree.map(cast, shapes))
+    return training.abstract_state(training.make_init(init), mesh).params
 
 
 def _with_dtype(leaf: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:

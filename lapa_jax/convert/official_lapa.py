@@ -6,7 +6,7 @@ holds its own parts and little more, whatever the size of the file.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax import errors
-from lapa_jax.convert import lapa_names, mapped, tux_stream
+from lapa_jax.convert import lapa_names, mapped, placing, tux_stream
 
 TRAIN_STATE = tux_stream.FLAVOURS["trainstate_params"]
 
@@ -81,31 +81,11 @@ def _in_short(names: list[str]) -> str:
 def _place(stored: mapped.Leaf | mapped.Stack, leaf: jax.ShapeDtypeStruct, path: Any) -> jax.Array:
     def read_part(index: tuple[slice, ...]) -> np.ndarray:
         values = stored.read(index, leaf.dtype)
-        if not _finite(values):
+        if not placing.finite(values):
             raise errors.UserError(f"{path}: {stored.name} holds infinities or NaN: take another checkpoint")
         return values
 
-    return _spread(leaf, read_part)
-
-
-def _spread(leaf: jax.ShapeDtypeStruct, read_part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
-    """One leaf on the devices of this process; its parts are read one after the other, each once."""
-    shape = tuple(leaf.shape)
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    devices: dict[tuple, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        devices.setdefault(tuple((piece.start, piece.stop) for piece in index), []).append(device)
-    parts = []
-    for spans, holders in devices.items():
-        values = read_part(tuple(slice(*span) for span in spans))
-        # Waited for, else copies on their way to the devices add up to the whole file.
-        parts += jax.block_until_ready([jax.device_put(values, device) for device in holders])
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts, dtype=leaf.dtype)
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether all are, looked at row by row so that no mask of the whole is made."""
-    return all(np.isfinite(row).all() for row in (values if values.ndim > 1 else values[None]))
+    return placing.spread(leaf, read_part)
 
 
 def fresh(leaf: jax.ShapeDtypeStruct, name: str = "leaf") -> jax.Array:
@@ -122,7 +102,7 @@ def fresh(leaf: jax.ShapeDtypeStruct, name: str = "leaf") -> jax.Array:
     with jax.threefry_partitionable(False):  # the numbers that jax drew before 0.5
         values = jax.nn.initializers.lecun_normal()(jax.random.PRNGKey(0), leaf.shape, jnp.float32)
     values = np.asarray(values, leaf.dtype)
-    return _spread(leaf, lambda index: values[index])
+    return placing.spread(leaf, lambda index: values[index])
 
 
 class _Rows:

@@ -1,19 +1,19 @@
-"""LLaMA trunk: RMSNorm, rotary positions, SwiGLU, attention under any mask; layers under `nn.scan`, with a cache.
+"""The trunk: LLaMA (Touvron et al. 2023) and, by data, what descends from it; layers under `nn.scan`, with a cache.
 
-Parameter names follow LWM's (wq, wk, wv, wo, w1, w2, w3), with the layer axis first.
+Parameter names follow LWM's, with the layer axis first; layers themselves are in `llama_layers.py`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from lapa_jax import errors
 from lapa_jax.models import rotary
-from lapa_jax.sharding import constrain_batch
+from lapa_jax.models.llama_layers import ACTIVATIONS, Block, Cache, Form, RMSNorm
 
 SIZES: dict[str, dict[str, int]] = {
     "debug": dict(width=64, depth=2, num_heads=2, mlp_dim=128),
@@ -33,92 +33,9 @@ REMAT = {
 }
 """What the backward pass may keep of a layer: all of it, nothing, products with weights, what attention gave."""
 
-Cache = Mapping[str, jax.Array]
-"""{"k", "v"}: float[depth, B, S, N, Dh], keys (already turned) and values of S slots."""
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) in float32, then rounded to `dtype` (x's own by default), times a learned scale."""
-
-    eps: float = 1e-6
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        dtype = self.dtype or x.dtype
-        return y.astype(dtype) * scale.astype(dtype)
-
-
-def _dense(features: int, name: str, dtype: jnp.dtype) -> nn.Dense:
-    init = nn.initializers.lecun_normal()
-    return nn.Dense(features, use_bias=False, kernel_init=init, dtype=dtype, name=name)
-
-
-class Attention(nn.Module):
-    """Self-attention, with what a cache holds before it.
-
-    Attributes:
-        implementation: of `jax.nn.dot_product_attention`: None lets JAX choose; "xla", or "cudnn" on a GPU.
-    """
-
-    num_heads: int
-    dtype: jnp.dtype
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache | None, turn: Any, mask: jax.Array, slot: Any) -> Any:
-        batch, length, width = x.shape
-        heads = (batch, length, self.num_heads, width // self.num_heads)
-        q, k, v = (_dense(width, n, self.dtype)(x).reshape(heads) for n in ("wq", "wk", "wv"))
-        q, k = rotary.rotate(q, *turn), rotary.rotate(k, *turn)
-        if cache is not None:
-            k, v = (_written(cache[name], new, slot) for name, new in (("k", k), ("v", v)))
-            cache = {"k": k, "v": v}
-            k, v = k.astype(self.dtype), v.astype(self.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.implementation)
-        y = checkpoint_name(y, "attention_out")
-        return _dense(width, "wo", self.dtype)(y.reshape(batch, length, width)), cache
-
-
-def _written(cache: jax.Array, new: jax.Array, slot: Any) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), slot, axis=1)
-
-
-class FeedForward(nn.Module):
-    mlp_dim: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate = nn.silu(_dense(self.mlp_dim, "w1", self.dtype)(x))
-        up = _dense(self.mlp_dim, "w3", self.dtype)(x)
-        return _dense(x.shape[-1], "w2", self.dtype)(gate * up)
-
-
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward; the signature is what `nn.scan` wants."""
-
-    num_heads: int
-    mlp_dim: int
-    dtype: jnp.dtype
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache | None, context: Any) -> tuple[jax.Array, Cache | None]:
-        x = constrain_batch(x)
-        h = RMSNorm(dtype=self.dtype, name="attention_norm")(x)
-        attention = Attention(self.num_heads, self.dtype, self.implementation, name="attention")
-        y, cache = attention(h, cache, *context)
-        x = x + y
-        h = RMSNorm(dtype=self.dtype, name="ffn_norm")(x)
-        return x + FeedForward(self.mlp_dim, self.dtype, name="feed_forward")(h), cache
-
 
 class Trunk(nn.Module):
-    """Features of a sequence, each from those that it may look at.
+    """Features of a sequence, each from those that it may look at. All attributes but `dtype` are JSON values.
 
     Attributes:
         theta: base of the rotary frequencies.
@@ -126,7 +43,21 @@ class Trunk(nn.Module):
         rope_length: positions in that table.
         dtype: of matrix products; what runs along the residuals has the dtype of the input.
         remat: a key of REMAT.
-        attention: implementation of the attention, see `Attention`.
+        attention: implementation of `jax.nn.dot_product_attention`: None lets JAX choose; "xla", "cudnn" on a GPU.
+        num_kv_heads: heads of keys and values, each for an equal share of the queries (Ainslie et al. 2023);
+            None: `num_heads`.
+        head_dim: None: `width / num_heads`.
+        rope_scaling: see `rotary.frequencies`.
+        norm_eps: of all norms.
+        norm_float32: see `RMSNorm.in_float32`.
+        activation: of the feed-forward gate, a key of ACTIVATIONS.
+        qkv_bias: queries, keys and values have biases.
+        qk_norm: queries and keys are normed head by head before they turn.
+        post_norm: what attention and feed-forward give is normed, too, before it is added.
+        query_scale: of the products of queries and keys; None: `head_dim ** -0.5`.
+        local_layers: for each layer, whether it sees the last `local_window` tokens only, and turns by
+            `local_theta` without scaling. Empty: none does.
+        embed_scale: what rows of embedding tables are to be multiplied by before they come here (`vlm`).
     """
 
     width: int
@@ -139,6 +70,20 @@ class Trunk(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attention: str | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    rope_scaling: Mapping[str, Any] | None = None
+    norm_eps: float = 1e-6
+    norm_float32: bool = False
+    activation: str = "silu"
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    post_norm: bool = False
+    query_scale: float | None = None
+    local_layers: tuple[bool, ...] = ()
+    local_window: int | None = None
+    local_theta: float = 10_000.0
+    embed_scale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -154,37 +99,107 @@ class Trunk(nn.Module):
 
         Returns:
             float[B, T, D] and the cache with x in it.
+
+        Raises:
+            UserError: an attribute makes no sense.
         """
+        check({name: getattr(self, name) for name in _FIELDS})
         block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False) if REMAT[self.remat] else Block
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
-        turn = rotary.cos_sin(positions, self.width // self.num_heads, self.theta, self.rope, self.rope_length)
-        sizes = (self.num_heads, self.mlp_dim, self.dtype, self.attention)
-        x, cache = layers(*sizes, name="layers")(x, cache, (turn, mask, slot))
-        return RMSNorm(dtype=self.dtype, name="final_norm")(x), cache
+        near = jnp.asarray(self.local_layers, jnp.int32) if self.local_layers else None
+        x, cache = layers(self._form(), name="layers")(x, cache, near, self._context(positions, mask), slot)
+        return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name="final_norm")(x), cache
+
+    def _context(self, positions: jax.Array, mask: jax.Array) -> Any:
+        """How tokens turn and where they look; where some layers are local, stacked with how they do in those."""
+        _, head_dim = self._heads()
+        table = (self.rope, self.rope_length)
+        whole = rotary.cos_sin(positions, head_dim, self.theta, *table, self.rope_scaling), mask
+        if not self.local_layers:
+            return whole
+        local = rotary.cos_sin(positions, head_dim, self.local_theta, *table), nearest(mask, self.local_window)
+        return jax.tree.map(lambda *both: jnp.stack(both), whole, local)
+
+    def _form(self) -> Form:
+        num_kv_heads, head_dim = self._heads()
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(Form)}
+        return Form(**sizes | dict(num_kv_heads=num_kv_heads, head_dim=head_dim))
+
+    def _heads(self) -> tuple[int, int]:
+        return self.num_kv_heads or self.num_heads, self.head_dim or self.width // self.num_heads
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for that many tokens of each row, in `dtype`."""
-        shape = (self.depth, batch, slots, self.num_heads, self.width // self.num_heads)
+        shape = (self.depth, batch, slots, *self._heads())
         return {name: jnp.zeros(shape, self.dtype) for name in ("k", "v")}
 
 
-def sizes(size: str, **options: Any) -> dict[str, Any]:
-    """Keyword arguments of a `Trunk` of SIZES.
+_FIELDS = tuple(name for name in Trunk.__dataclass_fields__ if name not in ("parent", "name"))
+
+
+def nearest(mask: jax.Array, window: int) -> jax.Array:
+    """bool[B, 1, T, S]: of those that each token may look at, the last `window`. S runs in the order of time."""
+    after = jnp.cumsum(mask[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1]
+    return mask & (after <= window)
+
+
+def sizes(size: str | None, **options: Any) -> dict[str, Any]:
+    """Keyword arguments of a `Trunk` of SIZES; without a name, the options are all there is.
 
     Raises:
-        UserError: no such size, remat policy or rotary table; names what there is.
+        UserError: no such size or option, or one that makes no sense; names what there is.
     """
+    if size is not None and size not in SIZES:
+        raise errors.UserError(f"model.size={size!r}: choose one of {', '.join(SIZES)}")
+    spec = {**(SIZES[size] if size is not None else {}), **options}
+    check(spec)
+    return spec
+
+
+def check(spec: Mapping[str, Any]) -> None:
+    """Compare keyword arguments of a `Trunk` with what it can do.
+
+    Raises:
+        UserError: one is missing, unknown or makes no sense.
+    """
+    if unknown := [name for name in spec if name not in _FIELDS]:
+        raise errors.UserError(f"the trunk has no {unknown[0]}; it takes {', '.join(_FIELDS)}")
+    if missing := [name for name in _FIELDS[:4] if name not in spec]:
+        raise errors.UserError(f"the trunk wants {missing[0]}: name a size, one of {', '.join(SIZES)}, or give it")
+    _check_names(spec)
+    _check_heads(**{name: spec.get(name) for name in ("width", "num_heads", "num_kv_heads", "head_dim")})
+    local, window = spec.get("local_layers") or (), spec.get("local_window")
+    if local and (len(local) != spec["depth"] or not (window or 0) > 0):
+        raise errors.UserError(
+            f"local_layers has {len(local)} layers, with local_window={window}: it takes one for each of the "
+            f"{spec['depth']}, and a window of 1 or more"
+        )
+
+
+def _check_names(spec: Mapping[str, Any]) -> None:
+    scaling = spec.get("rope_scaling") or {"type": "linear", "factor": 1.0}
     for name, value, known in (
-        ("size", size, SIZES),
-        ("remat", options.get("remat", "none"), REMAT),
-        ("rope", options.get("rope", "exact"), rotary.TABLES),
+        ("remat", spec.get("remat", "none"), REMAT),
+        ("rope", spec.get("rope", "exact"), rotary.TABLES),
+        ("activation", spec.get("activation", "silu"), ACTIVATIONS),
+        ("rope_scaling.type", scaling.get("type"), rotary.SCALINGS),
     ):
         if value not in known:
             raise errors.UserError(f"model.{name}={value!r}: choose one of {', '.join(known)}")
-    return {**SIZES[size], **options}
+    if absent := [name for name in rotary.SCALINGS[scaling["type"]] if name not in scaling]:
+        raise errors.UserError(f"model.rope_scaling={dict(scaling)} wants {absent[0]}")
+
+
+def _check_heads(width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> None:
+    if num_heads % (num_kv_heads or num_heads):
+        raise errors.UserError(f"num_kv_heads={num_kv_heads} does not divide num_heads={num_heads}")
+    if (width % num_heads and head_dim is None) or (head_dim or width // num_heads) % 2:
+        raise errors.UserError(
+            f"width={width}, num_heads={num_heads} and head_dim={head_dim}: a head takes an even number of features"
+        )

@@ -13,7 +13,7 @@ from lapa_jax.models.token_stream import Tokens
 from lapa_jax.sharding import constrain_batch
 
 TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention")
-"""Keys of a config's `model` section that go to the trunk as they are."""
+"""Keys of a config's `model` section that go to the trunk as they are; its key `trunk` may hold all others."""
 
 
 class LatentActionVLM(nn.Module):
@@ -139,6 +139,7 @@ class LatentActionVLM(nn.Module):
         for kind, name in enumerate(vocab.NAMES):
             if name in self.vocabs:
                 x = _chosen(self.embed[name], tokens, kind, x)
+        x = x * self.body.embed_scale
         if image is not None:
             x = _chosen(lambda ids: jnp.take_along_axis(image, ids[..., None], axis=1), tokens, vocab.IMAGE, x)
         return x.astype(self.residual_dtype or self.dtype)
@@ -163,13 +164,15 @@ def from_config(config: Mapping[str, Any], text_vocab: int) -> LatentActionVLM:
     """The VLM of a config's `model` section; a text vocabulary of 0 rows takes the tokenizer's size.
 
     Raises:
-        UserError: the named size does not exist, or the tokenizer has more words than the table rows.
+        UserError: the named size does not exist, `trunk` makes no sense, or the tokenizer has more words than the
+            table rows.
     """
     vocabs = dict(config["vocabs"])
     vocabs["text"] = vocabs["text"] or text_vocab
     if text_vocab > vocabs["text"]:
         raise errors.UserError(f"model.vocabs.text={vocabs['text']} is less than the tokenizer's {text_vocab}")
     options = {name: config[name] for name in TRUNK_OPTIONS if name in config}
+    options |= dict(config.get("trunk") or {})
     residual = config.get("residual_dtype")
     stem = config["image_stem"]
     return LatentActionVLM(
