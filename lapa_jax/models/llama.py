@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors
-from lapa_jax.models import rotary
+from lapa_jax.models import rotary, sight
+from lapa_jax.models.attention import DEFAULT, IMPLEMENTATIONS
 from lapa_jax.models.llama_layers import ACTIVATIONS, Block, Cache, Form, RMSNorm
 
 SIZES: dict[str, dict[str, int]] = {
@@ -43,7 +44,7 @@ class Trunk(nn.Module):
         rope_length: positions in that table.
         dtype: of matrix products; what runs along the residuals has the dtype of the input.
         remat: a key of REMAT.
-        attention: implementation of `jax.nn.dot_product_attention`: None lets JAX choose; "xla", "cudnn" on a GPU.
+        attention: a key of `attention.IMPLEMENTATIONS`; None: "xla", on every device, as it always works.
         num_kv_heads: heads of keys and values, each for an equal share of the queries (Ainslie et al. 2023);
             None: `num_heads`.
         head_dim: None: `width / num_heads`.
@@ -87,13 +88,19 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: jax.Array, cache: Cache | None = None, slot: Any = 0
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        seen: sight.Causal | jax.Array,
+        cache: Cache | None = None,
+        slot: Any = 0,
     ) -> tuple[jax.Array, Cache | None]:
         """
         Args:
             x: float[B, T, D].
             positions: int[B, T].
-            mask: bool[B, 1, T, S], True where a token may look; S is T without a cache, else its slots.
+            seen: which of these tokens each may look at, and nothing that was cached before; or a mask over all
+                that is cached, bool[B, 1, T, S], which goes by "xla".
             cache: keys and values seen before; those of x are written from `slot` on.
             slot: int[].
 
@@ -113,23 +120,30 @@ class Trunk(nn.Module):
             length=self.depth,
         )
         near = jnp.asarray(self.local_layers, jnp.int32) if self.local_layers else None
-        x, cache = layers(self._form(), name="layers")(x, cache, near, self._context(positions, mask), slot)
+        form, context = self._form(seen), self._context(positions, seen)
+        x, cache = layers(form, name="layers")(x, cache, near, context, slot)
         return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name="final_norm")(x), cache
 
-    def _context(self, positions: jax.Array, mask: jax.Array) -> Any:
+    def _context(self, positions: jax.Array, seen: sight.Causal | jax.Array) -> Any:
         """How tokens turn and where they look; where some layers are local, stacked with how they do in those."""
+        if isinstance(seen, sight.Causal):
+            seen = IMPLEMENTATIONS[self.attention or DEFAULT].prepare(seen)
         _, head_dim = self._heads()
         table = (self.rope, self.rope_length)
-        whole = rotary.cos_sin(positions, head_dim, self.theta, *table, self.rope_scaling), mask
+        whole = rotary.cos_sin(positions, head_dim, self.theta, *table, self.rope_scaling), seen
         if not self.local_layers:
             return whole
-        local = rotary.cos_sin(positions, head_dim, self.local_theta, *table), nearest(mask, self.local_window)
+        turn = rotary.cos_sin(positions, head_dim, self.local_theta, *table)
+        local = turn, sight.nearest(seen, self.local_window)
         return jax.tree.map(lambda *both: jnp.stack(both), whole, local)
 
-    def _form(self) -> Form:
+    def _form(self, seen: sight.Causal | jax.Array) -> Form:
+        over_cache = not isinstance(seen, sight.Causal)
+        names = [field.name for field in dataclasses.fields(Form) if field.name in _FIELDS]
+        form = Form(**{name: getattr(self, name) for name in names}, over_cache=over_cache)
         num_kv_heads, head_dim = self._heads()
-        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(Form)}
-        return Form(**sizes | dict(num_kv_heads=num_kv_heads, head_dim=head_dim))
+        attention = DEFAULT if over_cache else self.attention or DEFAULT
+        return dataclasses.replace(form, num_kv_heads=num_kv_heads, head_dim=head_dim, attention=attention)
 
     def _heads(self) -> tuple[int, int]:
         return self.num_kv_heads or self.num_heads, self.head_dim or self.width // self.num_heads
@@ -141,12 +155,6 @@ class Trunk(nn.Module):
 
 
 _FIELDS = tuple(name for name in Trunk.__dataclass_fields__ if name not in ("parent", "name"))
-
-
-def nearest(mask: jax.Array, window: int) -> jax.Array:
-    """bool[B, 1, T, S]: of those that each token may look at, the last `window`. S runs in the order of time."""
-    after = jnp.cumsum(mask[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1]
-    return mask & (after <= window)
 
 
 def sizes(size: str | None, **options: Any) -> dict[str, Any]:
@@ -175,6 +183,8 @@ def check(spec: Mapping[str, Any]) -> None:
     _check_names(spec)
     _check_heads(**{name: spec.get(name) for name in ("width", "num_heads", "num_kv_heads", "head_dim")})
     local, window = spec.get("local_layers") or (), spec.get("local_window")
+    if local and spec.get("attention") not in (None, DEFAULT):
+        raise errors.UserError(f"attention={spec['attention']!r} has no local_layers: use {DEFAULT!r}")
     if local and (len(local) != spec["depth"] or not (window or 0) > 0):
         raise errors.UserError(
             f"local_layers has {len(local)} layers, with local_window={window}: it takes one for each of the "
@@ -187,6 +197,7 @@ def _check_names(spec: Mapping[str, Any]) -> None:
     for name, value, known in (
         ("remat", spec.get("remat", "none"), REMAT),
         ("rope", spec.get("rope", "exact"), rotary.TABLES),
+        ("attention", spec.get("attention") or DEFAULT, IMPLEMENTATIONS),
         ("activation", spec.get("activation", "silu"), ACTIVATIONS),
         ("rope_scaling.type", scaling.get("type"), rotary.SCALINGS),
     ):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lapa_jax.models import rotary
+from lapa_jax.models import attention, rotary
 from lapa_jax.sharding import constrain_batch, constrain_heads
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": nn.gelu}
@@ -23,7 +23,12 @@ Cache = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What all layers of a trunk have in common; `llama.Trunk` says what the names mean."""
+    """What all layers of a trunk have in common; `llama.Trunk` says what the names mean.
+
+    Attributes:
+        attention: a key of `attention.IMPLEMENTATIONS`.
+        over_cache: tokens look at what is cached, where there is a cache; else at each other only.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -37,7 +42,8 @@ class Form:
     norm_eps: float
     norm_float32: bool
     dtype: jnp.dtype
-    attention: str | None
+    attention: str
+    over_cache: bool
 
     def norm(self, name: str) -> "RMSNorm":
         return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name=name)
@@ -75,7 +81,7 @@ class Attention(nn.Module):
     form: Form
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache | None, turn: Any, mask: jax.Array, slot: Any) -> Any:
+    def __call__(self, x: jax.Array, cache: Cache | None, turn: Any, seen: Any, slot: Any) -> Any:
         form = self.form
         q = self._heads(x, "wq", form.num_heads)
         k, v = (self._heads(x, name, form.num_kv_heads) for name in ("wk", "wv"))
@@ -83,10 +89,10 @@ class Attention(nn.Module):
             q, k = form.norm("q_norm")(q), form.norm("k_norm")(k)
         q, k = rotary.rotate(q, *turn), rotary.rotate(k, *turn)
         if cache is not None:
-            k, v = (_written(cache[name], new, slot) for name, new in (("k", k), ("v", v)))
-            cache = {"k": k, "v": v}
-            k, v = k.astype(form.dtype), v.astype(form.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=form.query_scale, implementation=form.attention)
+            cache = {name: _written(cache[name], new, slot) for name, new in (("k", k), ("v", v))}
+        if form.over_cache and cache is not None:
+            k, v = (cache[name].astype(form.dtype) for name in ("k", "v"))
+        y = attention.IMPLEMENTATIONS[form.attention].attend(q, k, v, seen, form.query_scale)
         y = checkpoint_name(y, "attention_out")
         return form.dense(x.shape[-1], "wo")(y.reshape(*x.shape[:2], -1)), cache
 
@@ -123,9 +129,9 @@ class Block(nn.Module):
         self, x: jax.Array, cache: Cache | None, near: jax.Array | None, context: Any, slot: Any
     ) -> tuple[jax.Array, Cache | None]:
         form, x = self.form, constrain_batch(x)
-        turn, mask = context if near is None else jax.tree.map(lambda both: both[near], context)
+        turn, seen = context if near is None else jax.tree.map(lambda both: both[near], context)
         y = form.norm("attention_norm")(x)
-        y, cache = Attention(form, name="attention")(y, cache, turn, mask, slot)
+        y, cache = Attention(form, name="attention")(y, cache, turn, seen, slot)
         x = x + (form.norm("attention_post_norm")(y) if form.post_norm else y)
         y = FeedForward(form, name="feed_forward")(form.norm("ffn_norm")(x))
         return x + (form.norm("ffn_post_norm")(y) if form.post_norm else y), cache

@@ -4,6 +4,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from lapa_jax.models import sight
+
 
 @flax.struct.dataclass
 class Tokens:
@@ -37,13 +39,9 @@ class Tokens:
         return jnp.maximum(jnp.cumsum(self.real, axis=1) - 1, 0)
 
     @property
-    def mask(self) -> jax.Array:
-        """bool[B, 1, T, T]: each token sees itself and what came before it in its segment."""
-        length = self.ids.shape[1]
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        before = jnp.tril(jnp.ones((length, length), bool))
-        seen = same & before & self.real[:, None, :]
-        return (seen | jnp.eye(length, dtype=bool))[:, None]  # padding sees itself: a softmax wants a key
+    def seen(self) -> sight.Causal:
+        """Each token sees itself and what came before it in its segment."""
+        return sight.Causal(self.segments)
 
 
 def concatenate(*parts: Tokens) -> Tokens:

@@ -92,7 +92,7 @@ class LatentActionVLM(nn.Module):
             float[B, T, D]; token t + 1 is predicted from row t.
         """
         x = self._embedded(tokens, image)
-        return self.body(x, tokens.positions, tokens.mask)[0]
+        return self.body(x, tokens.positions, tokens.seen)[0]
 
     def logits_of(self, tokens: Tokens, names: Sequence[str]) -> dict[str, jax.Array]:
         """Logits float32[B, T, V] of those heads at each place of a stream without IMAGE tokens."""
@@ -106,8 +106,7 @@ class LatentActionVLM(nn.Module):
     def prefill(self, tokens: Tokens, image: jax.Array | None, more: int) -> tuple[jax.Array, llama.Cache]:
         """Features float[B, T, D] of a prompt, and a cache with room for `more` tokens after it."""
         cache = self.body.empty_cache(tokens.ids.shape[0], tokens.ids.shape[1] + more)
-        mask = jnp.pad(tokens.mask, ((0, 0),) * 3 + ((0, more),))
-        return self.body(self._embedded(tokens, image), tokens.positions, mask, cache, 0)
+        return self.body(self._embedded(tokens, image), tokens.positions, tokens.seen, cache, 0)
 
     def step(
         self, prompt: Tokens, ids: jax.Array, kind: int, nth: Any, cache: llama.Cache

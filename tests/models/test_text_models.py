@@ -12,7 +12,7 @@ import pytest
 
 from lapa_jax import errors, generate, sharding, vocab
 from lapa_jax.convert import hugging_face_text, lapa_model, text_config, text_families
-from lapa_jax.models import llama, rotary
+from lapa_jax.models import llama, rotary, sight
 from lapa_jax.models.token_stream import Tokens
 
 GOLD = pathlib.Path(__file__).parent / "gold_text"
@@ -180,7 +180,7 @@ def test_heads_that_do_not_divide_are_put_together(count, spec):
 
 def test_a_window_counts_tokens_that_may_be_seen():
     mask = jnp.array([[1, 0, 1, 1, 1, 0]], bool)[None, None]
-    assert llama.nearest(mask, 2).astype(int).tolist() == [[[[0, 0, 0, 1, 1, 0]]]]
+    assert sight.nearest(mask, 2).astype(int).tolist() == [[[[0, 0, 0, 1, 1, 0]]]]
 
 
 def test_scaled_frequencies():

@@ -1,0 +1,38 @@
+"""Implementations of attention by name; all give the same numbers, up to rounding, wherever there is no padding."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from lapa_jax.models import attention_cudnn, attention_splash
+from lapa_jax.models.sight import Causal
+
+
+class Implementation(NamedTuple):
+    """
+    Attributes:
+        prepare: who sees whom -> what all layers need of it, arrays.
+        attend: (q float[B, T, N, D], k and v float[B, T, K, D], prepared, scale) -> float[B, T, N, D]; each of the
+            K heads is for N / K queries. Scale None: D ** -0.5.
+    """
+
+    prepare: Callable[[Causal], Any]
+    attend: Callable[[jax.Array, jax.Array, jax.Array, Any, float | None], jax.Array]
+
+
+def attend_masked(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float | None = None
+) -> jax.Array:
+    """Under any mask bool[B, 1, T, S], for k and v of S tokens. Products of all pairs lie in memory."""
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="xla")
+
+
+DEFAULT = "xla"
+
+IMPLEMENTATIONS = {
+    "xla": Implementation(lambda seen: seen.mask, attend_masked),
+    "cudnn": Implementation(attention_cudnn.prepare, attention_cudnn.attend),
+    "splash": Implementation(lambda seen: seen.segments, attention_splash.attend),
+}
+"""For every device and dtype; for NVIDIA GPUs; for TPUs. What is cached is always looked at through "xla"."""
