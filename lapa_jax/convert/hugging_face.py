@@ -222,6 +222,11 @@ def _colours(folder: Path) -> dict[str, list[float]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:

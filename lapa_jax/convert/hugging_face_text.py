@@ -4,6 +4,7 @@ Nothing is downloaded, and no file that could execute code is read. Every tensor
 on its device before the next one is read.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from lapa_jax.convert.text_config import TextModel
 from lapa_jax.convert.text_leaves import Leaf
 from lapa_jax.models import vlm
 
-HEAD, TABLE = "lm_head.weight", "embed_tokens.weight"
+HEAD = "lm_head.weight"
+"""Lies outside the text model's prefix in some larger models."""
 
 
 def text_model(folder: str | Path, prefix: str = "") -> TextModel:
@@ -77,11 +79,12 @@ def load(folder: str | Path, mesh: Mesh, dtype: Any = jnp.float32, prefix: str =
     return text, read(folder, text, jax.tree.map_with_path(with_dtype, abstract), prefix)
 
 
-def read(folder: str | Path, text: TextModel, abstract: Any, prefix: str = "") -> Any:
-    """Those of the folder's parameters that `abstract` asks for, laid out and cast as it says.
+def read(folder: str | Path, text: TextModel, abstract: Any, prefix: str = "", ignore: str = "$^") -> Any:
+    """The folder's parameters, laid out and cast as `abstract` says.
 
     Args:
         abstract: nested dict of jax.ShapeDtypeStruct, with shardings (without, on the default device).
+        ignore: regular expression of our paths that may be in the folder and not in `abstract`.
 
     Raises:
         UserError: as `load`.
@@ -91,10 +94,10 @@ def read(folder: str | Path, text: TextModel, abstract: Any, prefix: str = "") -
     leaves = _leaves(hugging_face.open_tensors(folder), text, prefix, folder)
     if missing := wanted.keys() - leaves.keys():
         raise errors.UserError(f"{folder}: no tensor for {min(missing)}, which the model of config.json has")
-    if extra := leaves.keys() - wanted.keys():
+    if extra := {path for path in leaves.keys() - wanted.keys() if not re.search(ignore, path)}:
         raise errors.UserError(f"{folder}: {leaves[min(extra)].keys[0]} has no place in the model of config.json")
-    for path, leaf in leaves.items():
-        _check(leaf, wanted[path].shape, text.trunk["depth"], folder)
+    for path, leaf in wanted.items():
+        _check(leaves[path], leaf.shape, folder)
     params = {path: _place(leaves[path], leaf) for path, leaf in wanted.items()}
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
@@ -124,17 +127,17 @@ def _leaves(stored: Mapping[str, Stored], text: TextModel, prefix: str, folder: 
 
 def _leaf(path: str, keys: Mapping[int, str], stored: Mapping[str, Stored], text: TextModel, folder: Path) -> Leaf:
     ordered = [keys[layer] for layer in sorted(keys)]
-    depth = text.trunk["depth"] if path.startswith("body/layers/") else 1
+    stacked = path.startswith("body/layers/")
+    depth = text.trunk["depth"] if stacked else 1
     if sorted(keys) != list(range(depth)):
         raise errors.UserError(
             f"{folder}: {path} is there for layers {', '.join(map(str, sorted(keys)))}, and config.json has {depth}"
         )
     offset = text.norm_offset if path.endswith("/scale") else 0
-    stacked = path.startswith("body/layers/")
     return Leaf(path, ordered, [stored[key] for key in ordered], stacked, text.trunk["head_dim"], offset)
 
 
-def _check(leaf: Leaf, shape: tuple[int, ...], depth: int, folder: Path) -> None:
+def _check(leaf: Leaf, shape: tuple[int, ...], folder: Path) -> None:
     """Shapes and kinds, before anything is read."""
     shape = shape[1:] if leaf.stacked else shape
     shape = shape[::-1] if leaf.path.endswith("/kernel") else shape

@@ -16,8 +16,14 @@ from lapa_jax import errors
 from lapa_jax.convert import placing
 from lapa_jax.convert.hugging_face import Stored
 
-TURNED = ("attention/wq/kernel", "attention/wk/kernel", "attention/wq/bias", "attention/wk/bias", "_norm/scale")
+TURNED = tuple(
+    f"/attention/{name}"
+    for name in ("wq/kernel", "wk/kernel", "wq/bias", "wk/bias", "q_norm/scale", "k_norm/scale")
+)
+"""How paths end whose features turn."""
+
 _BLOCK = 1 << 24
+"""Bytes, as float32, that are read at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Leaf:
     @property
     def turned(self) -> bool:
         """Whether its rows are features of queries or keys."""
-        return "/attention/" in self.path and self.path.endswith(TURNED)
+        return self.path.endswith(TURNED)
 
 
 def interleaved(values: np.ndarray, head_dim: int) -> np.ndarray:

@@ -156,6 +156,16 @@ def test_tied_heads_are_the_table(copy):
     fails(copy("llama3", tie_word_embeddings=False), "no tensor for head_text/kernel")
 
 
+def test_a_part_is_read_where_the_rest_is_ignored():
+    text, params = load(GOLD / "llama")
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    del abstract["head_text"]
+    found = hugging_face_text.read(GOLD / "llama", text, abstract, ignore="^head_text/")
+    assert_equal_trees(found, {key: params[key] for key in abstract})
+    with pytest.raises(errors.UserError, match="lm_head.weight has no place"):
+        hugging_face_text.read(GOLD / "llama", text, abstract)
+
+
 def test_constants_of_old_checkpoints_are_no_parameters(copy):
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     assert_equal_trees(load(copy("llama", lambda w: w | extra))[1], load(GOLD / "llama")[1])

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from lapa_jax import errors, generate, sharding, vocab
 from lapa_jax.convert import hugging_face_text, lapa_model, text_config, text_families
-from lapa_jax.models import llama, rotary, sight
+from lapa_jax.models import llama, rotary, sight, vlm
 from lapa_jax.models.token_stream import Tokens
 
 GOLD = pathlib.Path(__file__).parent / "gold_text"
@@ -141,10 +142,27 @@ def test_the_cache_holds_heads_of_keys_only(name):
     assert {leaf.shape for leaf in cache.values()} == {sizes} and trunk["num_heads"] > trunk["num_kv_heads"]
 
 
-def test_a_spec_lives_in_json():
-    for name in MODELS:
-        trunk = hugging_face_text.text_model(GOLD / name).trunk
-        assert json.loads(json.dumps(trunk)) == trunk
+@pytest.mark.parametrize("name", MODELS)
+def test_a_spec_lives_in_json_and_in_a_config(name):
+    text = hugging_face_text.text_model(GOLD / name)
+    assert json.loads(json.dumps(text.trunk)) == text.trunk
+    config = ConfigDict(
+        dict(size="7b", theta=5e7, remat="none", vocabs=dict(text=48), heads=("text",), num_image_tokens=0)
+        | dict(dtype="float32", image_stem=None, trunk=text.trunk)
+    )
+    _, params, recorded = loaded(name)
+    logits = logits_of(vlm.from_config(config, 48), params, tokens_of(recorded))
+    real = recorded["mask"] > 0
+    np.testing.assert_allclose(logits[real], recorded["logits"][real], rtol=0, atol=1e-4)
+
+
+def test_tables_are_scaled_and_what_images_show_is_not():
+    model, params, _ = loaded("gemma")
+    tokens = Tokens(*jnp.array([[[5, 0]], [[vocab.TEXT, vocab.IMAGE]], [[1, 1]]]))
+    image = jax.random.normal(jax.random.key(0), (1, 1, 32))
+    x = model.apply({"params": params}, tokens, image, method="_embedded")
+    np.testing.assert_allclose(x[0, 0], 32**0.5 * params["embed_text"]["embedding"][5], rtol=1e-6)
+    np.testing.assert_array_equal(x[0, 1], image[0, 0])
 
 
 @pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2), (1, 2, 4)])
