@@ -1,5 +1,5 @@
-"""Stage 2 in its variants, through stage 3 to a policy: image tokens, features of a frozen tower, shared rows, labels
-made on the way."""
+"""Stage 2 in its variants, through stage 3 to a policy: image tokens, features of a frozen tower, shared rows,
+labels made on the way."""
 
 import json
 import pathlib
