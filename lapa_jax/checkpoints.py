@@ -125,12 +125,13 @@ def load_state(path: str | pathlib.Path, abstract: TrainState) -> TrainState:
     folder = resolve(path)
     abstract = abstract.replace(opt_state=ocp.PLACEHOLDER)
     _check_shapes(folder, abstract)
-    wanted = dict(step=abstract.step, params=abstract.params, variables=abstract.variables)
+    wanted = dict(step=abstract.step, params=abstract.params)
+    wanted |= {"variables": abstract.variables} if abstract.variables else {}  # {} is no part of a larger tree
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
         loaded = ocp.load_checkpointables(folder, dict(state=wanted))["state"]
-    return TrainState(loaded["step"], loaded["params"], loaded["variables"], None)
+    return TrainState(loaded["step"], loaded["params"], loaded.get("variables", {}), None)
 
 
 def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:

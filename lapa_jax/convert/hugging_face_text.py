@@ -54,7 +54,7 @@ def model_of(text: TextModel, **options: Any) -> vlm.LatentActionVLM:
     """
     dtypes = {name: options.pop(name) for name in ("dtype", "residual_dtype") if name in options}
     return vlm.LatentActionVLM(
-        vocabs={"text": text.vocab_size}, heads=("text",), trunk=text.trunk | options, num_image_tokens=0, **dtypes
+        vocabs={"text": text.vocab_size}, heads=("text",), trunk=text.trunk | options, **dtypes
     )
 
 

@@ -257,10 +257,10 @@ def test_tensors_that_do_not_fit_are_named(copy):
 
 def test_weights_of_another_config_are_named(copy):
     fails(copy("llama", num_hidden_layers=1), "is there for layers 0, 1, and config.json has 1")
-    fails(copy("llama", intermediate_size=41), r"down_proj.weight has shape \(32, 40\).*\(32, 41\)")
+    fails(copy("llama", intermediate_size=41), r"_proj.weight has shape .*40.*by config.json .*41")
     fails(copy("llama", vocab_size=50), r"(embed_tokens|lm_head).weight has shape \(48, 32\).*\(50, 32\)")
     fails(copy("mistral", num_key_value_heads=4), r"k_proj.weight has shape \(16, 32\).*\(32, 32\)")
-    fails(copy("qwen3", model_type="llama"), "q_norm.weight has no place|k_norm.weight has no place")
+    fails(copy("qwen3", model_type="llama"), "[qk]_norm.weight has no place")
 
 
 def test_damaged_folders_are_named(copy):

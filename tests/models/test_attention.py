@@ -84,7 +84,7 @@ TRUNK = dict(width=32, depth=2, num_heads=4, mlp_dim=48, num_kv_heads=2)
 
 def text_model(dtype="float32", **options):
     return vlm.LatentActionVLM(
-        vocabs=dict(text=24), heads=("text",), trunk=TRUNK | options, num_image_tokens=0, dtype=jnp.dtype(dtype)
+        vocabs=dict(text=24), heads=("text",), trunk=TRUNK | options, dtype=jnp.dtype(dtype)
     )
 
 

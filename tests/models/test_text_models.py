@@ -147,8 +147,8 @@ def test_a_spec_lives_in_json_and_in_a_config(name):
     text = hugging_face_text.text_model(GOLD / name)
     assert json.loads(json.dumps(text.trunk)) == text.trunk
     config = ConfigDict(
-        dict(size="7b", theta=5e7, remat="none", vocabs=dict(text=48), heads=("text",), num_image_tokens=0)
-        | dict(dtype="float32", image_stem=None, trunk=text.trunk)
+        dict(size="7b", theta=5e7, remat="none", vocabs=dict(text=48), heads=("text",), dtype="float32")
+        | dict(image="features", trunk=text.trunk)
     )
     _, params, recorded = loaded(name)
     logits = logits_of(vlm.from_config(config, 48), params, tokens_of(recorded))
