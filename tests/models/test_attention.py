@@ -137,10 +137,10 @@ def lowered(model, params, platform, mesh=None):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_splash_lowers_for_tpus(params, dtype, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    model = text_model(dtype, attention="splash", remat="full")
-    for mesh in (None, sharding.make_mesh(2, 2, 2)):
-        program = lowered(model, params, "tpu", mesh)
-        assert program.count("@tpu_custom_call") >= 3  # forward, and backward to queries and to keys
+    calls = {"none": 3, "attention": 3, "full": 4}  # forward, backward to queries and to keys; forward once more
+    for mesh, remat in ((None, "none"), (None, "full"), (sharding.make_mesh(2, 2, 2), "attention")):
+        program = lowered(text_model(dtype, attention="splash", remat=remat), params, "tpu", mesh)
+        assert program.count("@tpu_custom_call") == calls[remat], remat
     assert "tpu_custom_call" not in lowered(text_model(dtype), params, "tpu")
 
 
