@@ -98,7 +98,8 @@ def programs():
         return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
 
     original, launch.define = launch.define, define
-    names = ("train_laq", "train_tokenizer", "label_latents", "pretrain_vlm", "finetune", "evaluate")
+    names = ("train_laq", "train_tokenizer", "label_latents", "encode_frames", "pretrain_vlm", "finetune")
+    names += ("evaluate",)
     modules = {name: importlib.import_module(name) for name in names}
     launch.define = original
     return modules

@@ -106,20 +106,13 @@ def write_latents(
         codes = np.concatenate([np.zeros((0, provenance.code_length), np.int32), *_checked(found, provenance)])
         _write_shard(path, np.split(codes, np.cumsum([_count(episodes, e, gap) for e in chosen])[:-1]))
 
-    parts = _parts(root, episodes, episodes_per_shard)
+    parts = shards.parts(root, "codes", "array_record", len(episodes), episodes_per_shard)
     todo = [
         shards.Shard(path, sum(_count(episodes, e, gap) for e in chosen), functools.partial(write, path, chosen))
         for path, chosen in parts.items()
     ]
     LATENTS.fill(root, plan, todo, process_index, process_count, progress)
     return root
-
-
-def _parts(root: Path, episodes: episodes_lib.Episodes, per_shard: int) -> dict[Path, range]:
-    """Shard -> its episodes."""
-    starts = range(0, len(episodes), per_shard)
-    paths = [root / f"codes-{i:05d}-of-{len(starts):05d}.array_record" for i in range(len(starts))]
-    return {path: range(i, min(i + per_shard, len(episodes))) for path, i in zip(paths, starts, strict=True)}
 
 
 def open_latents(directory: str | Path, episodes: episodes_lib.Episodes) -> Latents:

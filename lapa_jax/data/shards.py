@@ -81,27 +81,26 @@ class Kind:
         process_index: int,
         process_count: int,
         progress: Progress,
+        found: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """Writes the shards of this process that are not there yet: p, p + P, ...
 
-        The process that sees all shards finishes the folder.
+        The process that sees all shards finishes the folder, and notes what `found` then says beside the plan.
 
         Raises:
-            UserError: the folder is of another plan (names the key), or cannot be made.
+            UserError: the folder is of another plan (names the key) or of none, or cannot be made.
         """
-        if self._claim(root, plan):
-            return
+        self._claim(root, plan, shards)
         for shard in shards[process_index::process_count]:
             if shard.path.exists():
                 progress(shard.items, 0)
             else:
                 shard.write()
-        if all(shard.path.exists() for shard in shards):
-            storage.write_json(root / self.done, plan)
+        if all(shard.path.exists() for shard in shards) and not self.finished(root):
+            storage.write_json(root / self.done, {**plan, **found()})
             (root / UNFINISHED).unlink(missing_ok=True)
 
-    def _claim(self, root: Path, plan: Mapping[str, Any]) -> bool:
-        """Claims the folder for `plan`; True when it is finished already."""
+    def _claim(self, root: Path, plan: Mapping[str, Any], shards: Sequence[Shard]) -> None:
         for name in (self.done, UNFINISHED):
             if not (root / name).exists():
                 continue
@@ -112,16 +111,24 @@ class Kind:
                     f"{root} holds {self.content} with {key} {found.get(key)!r}, not {wanted[key]!r}; "
                     "choose another folder"
                 )
-            return name == self.done
+            return
+        if left := [shard.path for shard in shards if shard.path.exists()]:
+            raise errors.UserError(f"{left[0]} is there, and nothing says what it is of: remove {root}")
         storage.make_folder(root)
         storage.write_json(root / UNFINISHED, plan)
-        return False
 
 
 def folder(root: str | Path, split: str, mixture: episodes_lib.Mixture, member: int) -> Path:
     """Where what belongs to a member of a mixture is: a dataset alone has the split's folder to itself."""
     place = Path(root) / split
     return place if len(mixture.members) == 1 else place / f"{member}-{mixture.members[member].name}"
+
+
+def parts(root: Path, stem: str, suffix: str, count: int, per_shard: int) -> dict[Path, range]:
+    """Path of each shard -> which of `count` things are in it."""
+    starts = range(0, count, per_shard)
+    paths = [root / f"{stem}-{i:05d}-of-{len(starts):05d}.{suffix}" for i in range(len(starts))]
+    return {path: range(start, min(start + per_shard, count)) for path, start in zip(paths, starts, strict=True)}
 
 
 def results(
