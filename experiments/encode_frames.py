@@ -45,8 +45,9 @@ def main(_: Any) -> None:
         encoded.check_choices(encoder.image_size, config.resize, config.dtype)
         checkpoints.claim(WORKDIR.value, config.to_dict())
 
-        def encode(frames: np.ndarray) -> np.ndarray:
-            return np.asarray(encoder.encode(sharding.global_batch(mesh, {"frame": frames})["frame"]))
+        def encode(frames: np.ndarray) -> jax.Array:
+            found = encoder.encode(sharding.global_batch(mesh, {"frame": frames})["frame"])
+            return found if encoder.num_codes else found.astype(config.dtype)  # half as much to fetch
 
         for member in members:
             with filling.Progress(member, member.video.num_frames, "frame") as progress:

@@ -24,7 +24,7 @@ CONFIG, WORKDIR = launch.define("label_latents")
 
 
 def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
-    """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh."""
+    """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh, not waited for."""
     variables = {"params": state.params, **state.variables}
     if not model.discrete:
         raise errors.UserError("this LAQ is continuous (model.quantizer=kl) and has no codes; label with another")
@@ -32,9 +32,9 @@ def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
         raise errors.UserError("this LAQ is of phase scene: train phase task from it, whose codes are the labels")
     encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode").codes)
 
-    def label(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
+    def label(frame: np.ndarray, next_frame: np.ndarray) -> jax.Array:
         pair = sharding.global_batch(mesh, {"frame": frame, "next_frame": next_frame})
-        return np.asarray(encode(variables, pair["frame"], pair["next_frame"]))
+        return encode(variables, pair["frame"], pair["next_frame"])
 
     return label
 

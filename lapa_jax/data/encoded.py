@@ -29,8 +29,8 @@ RESIZES = ("antialias", "official")
 
 _EPISODES = "episodes.npy"
 
-Encode = Callable[[np.ndarray], np.ndarray]
-"""uint8[B, H, W, 3] -> ids int[B, P] or features float[B, P, D]."""
+Encode = Callable[[np.ndarray], Any]
+"""uint8[B, H, W, 3] -> ids int[B, P] or features float[B, P, D], or anything that becomes such an array."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,9 +238,7 @@ def _stored(values: np.ndarray, dtype: str, num_codes: int | None) -> np.ndarray
             raise errors.UserError(f"ids {values.min()}..{values.max()} are outside 0..{bound - 1}: give num_codes")
         return values.astype(rows.DTYPES["uint16" if bound <= 1 << 16 else "int32"])
     with np.errstate(over="ignore"):
-        cast = values.astype(rows.DTYPES[dtype])
-    if not np.isfinite(values).all():
-        raise errors.UserError("the encoder gives features that are not finite: try float32, or other weights")
-    if not np.isfinite(cast).all():
-        raise errors.UserError(f"features of up to {np.abs(values).max():.3g} do not fit {dtype}: store bfloat16")
-    return cast
+        stored = values.astype(rows.DTYPES[dtype], copy=False)
+    if not np.isfinite(stored).all():
+        raise errors.UserError(f"the encoder gives features not finite, or too large for {dtype}: store float32")
+    return stored

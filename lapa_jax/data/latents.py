@@ -16,8 +16,8 @@ from lapa_jax.data import shards
 
 LATENTS = shards.Kind("latents.json", "latent actions", "labelling", "label the episodes")
 folder, finished = shards.folder, LATENTS.finished
-# (frame uint8[B, H, W, 3], next_frame uint8[B, H, W, 3]) -> int[B, N]
-Label = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (frame uint8[B, H, W, 3], next_frame uint8[B, H, W, 3]) -> int[B, N], or anything that becomes such an array
+Label = Callable[[np.ndarray, np.ndarray], Any]
 
 
 @dataclasses.dataclass(frozen=True)

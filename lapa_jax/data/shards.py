@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ def parts(root: Path, stem: str, suffix: str, count: int, per_shard: int) -> dic
 
 
 def results(
-    call: Callable[..., np.ndarray],
+    call: Callable[..., Any],
     read: Callable[[Sequence[Any]], tuple[np.ndarray, ...]],
     items: Sequence[Any],
     batch_size: int,
@@ -142,15 +143,17 @@ def results(
     """`call(*read(items))`, batch by batch; `num_threads` read the next batches meanwhile.
 
     Every call gets `batch_size` rows, so that it compiles once: the last batch repeats an item, and rows of the
-    result that belong to none are dropped.
+    result that belong to none are dropped. A call may return before its result is there, as those of jax do: the
+    next one is made before it is waited for, so that a device computes while a result is written.
 
     Raises:
         UserError: the result has another number of rows.
     """
     batches = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
     padded = [[*batch, *batch[-1:] * (batch_size - len(batch))] for batch in batches]
-    for batch, inputs in zip(batches, ahead(read, padded, num_threads), strict=True):
-        found = np.asarray(call(*inputs))
+    calls = (call(*inputs) for inputs in ahead(read, padded, num_threads))
+    for batch, (found, _) in zip(batches, itertools.pairwise(itertools.chain(calls, [None])), strict=True):
+        found = np.asarray(found)
         if found.ndim < 1 or len(found) != batch_size:
             raise errors.UserError(f"{batch_size} rows went in and an array of shape {found.shape} came out")
         progress(len(batch), len(batch))

@@ -50,7 +50,7 @@ class Rows:
                 rows = np.empty(len(block), _layout(self))
                 rows["crc"] = [google_crc32c.value(row.tobytes()) for row in block]
                 rows[self.dtype] = block.view(rows.dtype[self.dtype].base)
-                file.write(rows.tobytes())
+                file.write(rows.view(np.uint8).data)
 
     def check(self, path: Path, count: int) -> None:
         """Raises UserError unless `path` is a whole file of `count` such rows."""
