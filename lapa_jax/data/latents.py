@@ -132,7 +132,7 @@ def open_latents(directory: str | Path, episodes: episodes_lib.Episodes) -> Late
     if len(codes) != len(episodes):
         raise errors.UserError(
             f"{root} holds codes of {len(codes)} episodes instead of {len(episodes)}: a shard is "
-            "missing; remove the folder and label again"
+            "missing; label again, which makes it"
         )
     return Latents(Provenance(**fields), tuple(codes))
 
