@@ -126,7 +126,13 @@ def folder(root: str | Path, split: str, mixture: episodes_lib.Mixture, member: 
 
 
 def parts(root: Path, stem: str, suffix: str, count: int, per_shard: int) -> dict[Path, range]:
-    """Path of each shard -> which of `count` things are in it."""
+    """Path of each shard -> which of `count` things are in it.
+
+    Raises:
+        UserError: `per_shard` is none.
+    """
+    if per_shard < 1:
+        raise errors.UserError(f"{per_shard} {stem} a file: use 1 or more")
     starts = range(0, count, per_shard)
     paths = [root / f"{stem}-{i:05d}-of-{len(starts):05d}.{suffix}" for i in range(len(starts))]
     return {path: range(start, min(start + per_shard, count)) for path, start in zip(paths, starts, strict=True)}

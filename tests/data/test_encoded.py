@@ -269,6 +269,7 @@ WRONG = {
     "not finite": (dict(dtype="float32"), lambda x: fake_features(x) / 0, "not finite"),
     "too large": ({}, lambda x: 1e6 * fake_features(x), "too large for float16: store float32"),
     "rows": ({}, lambda x: fake_ids(x)[:-1], r"7 rows went in and an array of shape \(6, 3\) came out"),
+    "no frame a file": (dict(frames_per_shard=0), fake_ids, "0 frames a file: use 1 or more"),
     "no dtype": (dict(dtype="float64"), fake_features, "dtype 'float64'.*choose one of float16"),
 }
 
