@@ -101,8 +101,8 @@ def programs():
         return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
 
     original, launch.define = launch.define, define
-    names = ("train_laq", "train_tokenizer", "label_latents", "pretrain_vlm", "finetune", "evaluate")
-    names += ("rollout_latents",)
+    names = ("train_laq", "train_tokenizer", "encode_frames", "label_latents", "pretrain_vlm", "finetune")
+    names += ("evaluate", "rollout_latents")
     modules = {name: importlib.import_module(name) for name in names}
     launch.define = original
     return modules
