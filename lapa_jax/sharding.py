@@ -32,6 +32,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(feed_forward|ff)\w*/(down|out)\w*/kernel$", P("tensor", "fsdp")),
     (r"position_bias/\w+/kernel$", P("fsdp", "tensor")),
     (r"(^|/)(encoder|decoder)/(\w+/)*conv\w*/kernel$", P(None, "fsdp")),  # of the image tokenizer
+    (r"lora_a$", P("fsdp", None)),
+    (r"lora_b$", P(None, "fsdp")),
     # Small ones stay whole; action heads too: XLA gets gradients wrong through a reshape of split columns.
     (r"(conv|film|peg|dense)\w*/kernel$", P()),
     (r"(scale|bias|null_kv|codebook|gamma|(place|query)_embedding)$", P()),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors
-from lapa_jax.models import rotary, sight
+from lapa_jax.models import lora, rotary, sight
 from lapa_jax.models.attention import DEFAULT, IMPLEMENTATIONS
 from lapa_jax.models.llama_layers import ACTIVATIONS, Block, Cache, Form, RMSNorm
 
@@ -59,6 +59,7 @@ class Trunk(nn.Module):
         local_layers: for each layer, whether it sees the last `local_window` tokens only, and turns by
             `local_theta` without scaling. Empty: none does.
         embed_scale: what rows of embedding tables are to be multiplied by before they come here (`vlm`).
+        lora: `rank`, `alpha` and `layers`, see `lora.chosen`; None, or a rank of 0: there is none.
     """
 
     width: int
@@ -85,6 +86,7 @@ class Trunk(nn.Module):
     local_window: int | None = None
     local_theta: float = 10_000.0
     embed_scale: float = 1.0
+    lora: Mapping[str, Any] | None = None
 
     @nn.compact
     def __call__(
@@ -139,8 +141,10 @@ class Trunk(nn.Module):
 
     def _form(self, seen: sight.Causal | jax.Array) -> Form:
         over_cache = not isinstance(seen, sight.Causal)
-        names = [field.name for field in dataclasses.fields(Form) if field.name in _FIELDS]
-        form = Form(**{name: getattr(self, name) for name in names}, over_cache=over_cache)
+        names = [field.name for field in dataclasses.fields(Form) if field.name in _FIELDS and field.name != "lora"]
+        layers = lora.chosen(self.lora)
+        thin = (layers, self.lora["rank"], self.lora["alpha"]) if layers else ((), 0, 0.0)
+        form = Form(**{name: getattr(self, name) for name in names}, over_cache=over_cache, lora=thin)
         num_kv_heads, head_dim = self._heads()
         attention = DEFAULT if over_cache else self.attention or DEFAULT
         return dataclasses.replace(form, num_kv_heads=num_kv_heads, head_dim=head_dim, attention=attention)
@@ -181,6 +185,7 @@ def check(spec: Mapping[str, Any]) -> None:
     if missing := [name for name in _FIELDS[:4] if name not in spec]:
         raise errors.UserError(f"the trunk wants {missing[0]}: name a size, one of {', '.join(SIZES)}, or give it")
     _check_names(spec)
+    lora.chosen(spec.get("lora"))
     _check_heads(**{name: spec.get(name) for name in ("width", "num_heads", "num_kv_heads", "head_dim")})
     local, window = spec.get("local_layers") or (), spec.get("local_window")
     if local and spec.get("attention") not in (None, DEFAULT):

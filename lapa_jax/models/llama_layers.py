@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lapa_jax.models import attention, rotary
+from lapa_jax.models import attention, lora, rotary
 from lapa_jax.sharding import constrain_batch, constrain_heads
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": nn.gelu}
@@ -28,6 +28,7 @@ class Form:
     Attributes:
         attention: a key of `attention.IMPLEMENTATIONS`.
         over_cache: tokens look at what is cached, where there is a cache; else at each other only.
+        lora: the layers that have one, its rank and alpha.
     """
 
     num_heads: int
@@ -44,11 +45,15 @@ class Form:
     dtype: jnp.dtype
     attention: str
     over_cache: bool
+    lora: tuple[tuple[str, ...], int, float]
 
     def norm(self, name: str) -> "RMSNorm":
         return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name=name)
 
-    def dense(self, features: int, name: str, use_bias: bool = False) -> nn.Dense:
+    def dense(self, features: int, name: str, use_bias: bool = False) -> nn.Module:
+        layers, rank, alpha = self.lora
+        if any(layer.endswith(f"/{name}") for layer in layers):
+            return lora.LowRankDense(features, rank, alpha, use_bias, self.dtype, name=name)
         init = nn.initializers.lecun_normal()
         return nn.Dense(features, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
 

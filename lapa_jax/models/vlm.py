@@ -13,7 +13,7 @@ from lapa_jax.models import image_stem, llama, projector, token_stream
 from lapa_jax.models.token_stream import Tokens
 from lapa_jax.sharding import constrain_batch
 
-TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention")
+TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention", "lora")
 """Keys of a config's `model` section that go to the trunk as they are; its key `trunk` may hold all others."""
 
 IMAGES: dict[str, tuple[tuple[str, ...], Any]] = {
