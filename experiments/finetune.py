@@ -50,10 +50,11 @@ def main(_: Any) -> None:
 
     assets = policy.describe(pretrained, tokenizer, stats, config.head)  # 3 model
     model = policy.build(assets)
-    frozen = "" if config.scratch else config.frozen
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=frozen)  # 4 optimizer
+    if config.scratch:
+        config.optimizer.update(trainable="", frozen="")  # there is nothing worth keeping
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model)  # 5 the experiment itself
-    init = training.make_init(policy.init_fn(model, assets), tx)
+    init = training.make_init(policy.init_fn(model, assets), tx, config.param_dtype, config.frozen_dtype)
 
     def first() -> training.TrainState:
         state = training.init_sharded(init, mesh, config.seed)

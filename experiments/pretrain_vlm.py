@@ -61,7 +61,7 @@ def main(_: Any) -> None:
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model)  # 5 the experiment itself
     init_fn = vlm_quality.init_fn(model, data.text_length, data.image_size, labels[0].code_length)
-    init = training.make_init(init_fn, tx)
+    init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
 
     assets = {"tokenizer": tokenizer.to_json(), "latents": labels[0].provenance.checkpoint}
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded

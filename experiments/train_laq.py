@@ -74,9 +74,10 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
     batches = laq_parts.batches(config, video, parts, **launch.shares())
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=parts.frozen)  # 4 optimizer
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, **config.loss, labels=config.labels.weight)  # 5 the experiment itself
-    init = training.make_init(laq.init_fn(model, data.image_size, data.text_length), tx)
+    init_fn = laq.init_fn(model, data.image_size, data.text_length)
+    init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
 
     assets = {"dataset": video.fingerprint} | parts.assets
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded

@@ -97,7 +97,8 @@ def train(
     model = vqgan.from_config(config.model.to_dict())  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, **config.loss, tower=tower)  # 5 the experiment itself
-    init = training.make_init(make_init_fn(model, data.image_size, tower), tx)
+    init_fn = make_init_fn(model, data.image_size, tower)
+    init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(workdir, config.to_dict(), {"dataset": video.fingerprint}, **config.checkpoint)
 

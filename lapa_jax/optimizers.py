@@ -1,12 +1,29 @@
-"""config -> optax transformation and learning-rate schedule."""
+"""config -> optimizer (what it trains, an optax transformation) and learning-rate schedule."""
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from lapa_jax import errors, sharding
+from lapa_jax.selection import Selection
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation of what is trained; the rest has neither a gradient nor optimizer state.
+
+    Attributes:
+        init, update: as of `optax.GradientTransformation`, of the part that `selection` chooses.
+    """
+
+    init: Callable
+    update: Callable
+    selection: Selection = Selection()
+
+
+def of(tx: "Optimizer | optax.GradientTransformation") -> Optimizer:
+    """`tx` as an optimizer; a plain optax transformation trains everything."""
+    return tx if isinstance(tx, Optimizer) else Optimizer(*tx)
 
 
 def make(
@@ -19,14 +36,15 @@ def make(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    trainable: str = "",
     frozen: str = "",
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[Optimizer, optax.Schedule]:
     """AdamW with linear warm-up then cosine decay, after clipping by global norm.
 
     Args:
         num_steps: length of the schedule in updates.
         weight_decay: applied to leaves of two or more dimensions.
-        frozen: regular expression; parameters whose path matches it get no update.
+        trainable, frozen: regular expressions of parameter paths, see `selection.Selection`.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=learning_rate if warmup_steps == 0 else 0.0,
@@ -39,21 +57,8 @@ def make(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_matrices),
     )
-    if frozen:
-        tx = optax.multi_transform(
-            {"train": tx, "frozen": optax.set_to_zero()}, lambda params: _labels(params, frozen)
-        )
-    return tx, schedule
+    return Optimizer(*tx, selection=Selection(trainable, frozen)), schedule
 
 
 def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim >= 2, params)
-
-
-def _labels(params: Any, frozen: str) -> Any:
-    labels = jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if re.search(frozen, sharding.path_name(path)) else "train", params
-    )
-    if "frozen" not in jax.tree.leaves(labels):
-        raise errors.UserError(f"frozen={frozen!r} matches no parameter: check the expression")
-    return labels

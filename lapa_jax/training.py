@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lapa_jax import errors, sharding
+from lapa_jax import errors, optimizers, rounding, selection, sharding
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
@@ -39,18 +39,48 @@ class Stream(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
+Tx = optimizers.Optimizer | optax.GradientTransformation
+
+
 def make_init(
-    init_fn: Callable[[jax.Array], Any], tx: optax.GradientTransformation | None = None
+    init_fn: Callable[[jax.Array], Any],
+    tx: Tx | None = None,
+    param_dtype: str | None = None,
+    frozen_dtype: str | None = None,
 ) -> Callable[[jax.Array], TrainState]:
-    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`."""
+    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`.
+
+    Args:
+        param_dtype, frozen_dtype: how what `tx` trains and what it does not is stored, "float32" or
+            "bfloat16"; None: as `init_fn` makes it.
+
+    Raises:
+        UserError: another dtype; when called, expressions of `tx` that do not fit the parameters.
+    """
+    dtypes = [_dtype(name, kind) for name, kind in (("param_dtype", param_dtype), ("frozen_dtype", frozen_dtype))]
 
     def init(key: jax.Array) -> TrainState:
         variables = dict(init_fn(key))
         params = variables.pop("params")
-        opt_state = None if tx is None else tx.init(params)
-        return TrainState(jnp.int32(0), params, variables, opt_state)
+        if tx is None:
+            return TrainState(jnp.int32(0), _cast(params, dtypes[0]), variables, None)
+        optimizer = optimizers.of(tx)
+        trained, rest = map(_cast, optimizer.selection.split(params), dtypes)
+        return TrainState(jnp.int32(0), selection.join(trained, rest), variables, optimizer.init(trained))
 
     return init
+
+
+def _dtype(key: str, name: str | None) -> Any:
+    if name not in (None, "float32", "bfloat16"):
+        raise errors.UserError(f"no {key} {name!r}; choose float32 or bfloat16")
+    return name and jnp.dtype(name)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if dtype and jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def abstract_state(init: Callable, mesh: Mesh) -> TrainState:
@@ -71,27 +101,38 @@ def init_sharded(init: Callable, mesh: Mesh, seed: int) -> TrainState:
 
 def make_train_step(
     loss_fn: LossFn,
-    tx: optax.GradientTransformation,
+    tx: Tx,
     seed: int = 0,
     maintain: MaintainFn | None = None,
     watch: Mapping[str, str] | None = None,
 ) -> Callable:
     """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone.
 
+    Only what `tx` trains is differentiated: the rest costs a forward pass and neither gradient nor
+    optimizer state.
+
     Args:
-        maintain: changes parameters by other means than the gradient, just before its update is added.
+        maintain: changes parameters by other means than the gradient, trained ones or not, just before
+            the update is added.
         watch: name of a metric -> regular expression of parameter paths; the norm of their gradient.
     """
+    optimizer = optimizers.of(tx)
+    split = optimizer.selection.split
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (metrics, variables)), grads = grad_fn(state.params, state.variables, batch, key)
-        params = state.params
+        trained, rest = split(state.params)
+
+        def loss_of(trained: Any) -> Any:
+            return loss_fn(selection.join(trained, rest), state.variables, batch, key)
+
+        (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         if maintain is not None:
-            params, variables = maintain(params, variables, jax.random.fold_in(key, 1))
-        updates, opt_state = tx.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+            params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
+            trained, rest = split(params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        trained = rounding.add(trained, updates, jax.random.fold_in(key, 2))
+        params = selection.join(trained, rest)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics, **_norms(grads, watch or {})}
         return TrainState(state.step + 1, params, variables, opt_state), metrics
 

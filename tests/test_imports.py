@@ -38,8 +38,10 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/sharding.py": ("errors",),
         "lapa_jax/losses.py": ("vocab",),
         "lapa_jax/metrics.py": ("errors",),
-        "lapa_jax/optimizers.py": ("errors", "sharding"),
-        "lapa_jax/training.py": ("errors", "sharding"),
+        "lapa_jax/selection.py": ("errors",),
+        "lapa_jax/rounding.py": (),
+        "lapa_jax/optimizers.py": ("errors", "selection"),
+        "lapa_jax/training.py": ("errors", "optimizers", "rounding", "selection", "sharding"),
         "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }

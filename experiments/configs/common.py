@@ -14,6 +14,8 @@ def get_common() -> ConfigDict:
     config.seed = 0  # of initialisation, noise and the order of the data
     config.batch_size = 64  # global; divisible by data*fsdp
     config.num_steps = 1000  # updates
+    config.param_dtype = "float32"  # how what is trained is stored; bfloat16: updates are rounded stochastically
+    config.frozen_dtype = "float32"  # how what is not trained is stored; bfloat16 halves it
     config.log_every = 50  # steps between lines on the console and in metrics.jsonl
     config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: the devices left over
     config.distributed = dict(  # jax.distributed.initialize; cluster environments need only enabled
@@ -24,6 +26,14 @@ def get_common() -> ConfigDict:
     )
     config.checkpoint = dict(every=500, keep_last=2)  # steps; how many recent ones stay
     return config
+
+
+def get_optimizer(**rates: float) -> ConfigDict:
+    """Keys of AdamW, the same for all stages that train; `rates` are those that each chooses."""
+    optimizer = ConfigDict({"b1": 0.9, **rates})
+    optimizer.trainable = ""  # regular expression of parameter paths: only what matches is trained
+    optimizer.frozen = ""  # regular expression of parameter paths: what matches is not trained
+    return optimizer
 
 
 def get_data() -> ConfigDict:

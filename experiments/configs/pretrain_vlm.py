@@ -28,7 +28,7 @@ def get_config(size: str = "base") -> ConfigDict:
         dtype="bfloat16",  # of the computation; parameters are float32
         image_stem=placeholder(ConfigDict),  # None: images are vision tokens
     )
-    config.optimizer = dict(
+    config.optimizer = common.get_optimizer(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0, clip_norm=1.0
     )
     config.data = common.get_data()
