@@ -23,7 +23,8 @@ def make_loss(model: heads.LatentActionPolicy) -> training.LossFn:
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
         del key
         actions = model.apply({"params": params}, batch["text"], batch["image"])
-        return losses.action_regression(actions, batch["actions"], batch["action_mask"]), ({}, variables)
+        log = {training.WEIGHT: batch["action_mask"].sum()}
+        return losses.action_regression(actions, batch["actions"], batch["action_mask"]), (log, variables)
 
     return loss_fn
 
@@ -64,7 +65,7 @@ def main(_: Any) -> None:
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained
-        step = training.make_train_step(loss_fn, tx, config.seed)
+        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "scratch" if config.scratch else "finetune")
         state = training.fit(  # 7 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule

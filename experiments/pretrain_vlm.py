@@ -68,7 +68,7 @@ def main(_: Any) -> None:
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, lambda: training.init_sharded(init, mesh, config.seed), batches)
-        step = training.make_train_step(loss_fn, tx, config.seed)  # 7 resume > scratch
+        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)  # 7 resume, scratch
         writer = metrics.Writer(WORKDIR.value, "vlm")
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule

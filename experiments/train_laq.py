@@ -88,7 +88,8 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > tower, earlier phase > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model), WATCH)
+        maintain = codes_parts.make_maintain(model, config.accumulate)
+        step = training.make_train_step(loss_fn, tx, config.seed, maintain, WATCH, config.accumulate)
         limits = collapse.Limits(**config.alarm)
         writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages

@@ -107,7 +107,8 @@ def train(
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model))
+        maintain = codes_parts.make_maintain(model, config.accumulate)
+        step = training.make_train_step(loss_fn, tx, config.seed, maintain, accumulate=config.accumulate)
         writer = metrics.Writer(workdir, "tokenizer")
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule

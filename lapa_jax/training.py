@@ -12,11 +12,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lapa_jax import errors, optimizers, rounding, selection, sharding
+from lapa_jax import accumulation, errors, optimizers, rounding, selection, sharding
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
-"""(params, variables, batch, key) -> (loss, (metrics, new variables))."""
+"""(params, variables, batch, key) -> (loss, (metrics, new variables)).
+
+A loss that is a mean over masked places says how many there are, as the metric `WEIGHT`: then `accumulate` parts of
+a batch weigh as much as their places do in the whole. It is not logged.
+"""
+WEIGHT = accumulation.WEIGHT
 MaintainFn = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 """(params, variables, key) -> (params, variables), between a gradient and its update."""
 
@@ -105,6 +110,7 @@ def make_train_step(
     seed: int = 0,
     maintain: MaintainFn | None = None,
     watch: Mapping[str, str] | None = None,
+    accumulate: int = 1,
 ) -> Callable:
     """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone.
 
@@ -115,6 +121,7 @@ def make_train_step(
         maintain: changes parameters by other means than the gradient, trained ones or not, just before
             the update is added.
         watch: name of a metric -> regular expression of parameter paths; the norm of their gradient.
+        accumulate: parts that the batch is cut into, one after the other on the device, for its memory's sake.
     """
     optimizer = optimizers.of(tx)
     split = optimizer.selection.split
@@ -123,10 +130,14 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained, rest = split(state.params)
 
-        def loss_of(trained: Any) -> Any:
-            return loss_fn(selection.join(trained, rest), state.variables, batch, key)
+        def loss_of(trained: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
+            return loss_fn(selection.join(trained, rest), variables, batch, key)
 
-        (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        grad_fn = jax.value_and_grad(loss_of, has_aux=True)
+        parts_key = key if accumulate == 1 else jax.random.fold_in(key, 3)
+        (loss, (metrics, variables)), grads = accumulation.gradients(
+            grad_fn, accumulate, trained, state.variables, batch, parts_key
+        )
         if maintain is not None:
             params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
             trained, rest = split(params)

@@ -41,7 +41,8 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/selection.py": ("errors",),
         "lapa_jax/rounding.py": (),
         "lapa_jax/optimizers.py": ("errors", "selection"),
-        "lapa_jax/training.py": ("errors", "optimizers", "rounding", "selection", "sharding"),
+        "lapa_jax/accumulation.py": ("errors", "sharding"),
+        "lapa_jax/training.py": ("accumulation", "errors", "optimizers", "rounding", "selection", "sharding"),
         "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }

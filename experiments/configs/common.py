@@ -13,6 +13,7 @@ def get_common() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initialisation, noise and the order of the data
     config.batch_size = 64  # global; divisible by data*fsdp
+    config.accumulate = 1  # parts that a batch is cut into, one after the other, where it does not fit whole
     config.num_steps = 1000  # updates
     config.param_dtype = "float32"  # how what is trained is stored; bfloat16: updates are rounded stochastically
     config.frozen_dtype = "float32"  # how what is not trained is stored; bfloat16 halves it
