@@ -70,7 +70,8 @@ def main(_: Any) -> None:
         state = training.fit(  # 7 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        error = action_quality.evaluate(model, state, others, tokenizer, stats, config.head.horizon, size)  # 8
+        state = state.for_evaluation()  # 8
+        error = action_quality.evaluate(model, state, others, tokenizer, stats, config.head.horizon, size)
         writer.write(int(state.step), error, split="val")
         done = {"val_mse": error["mse"], "episodes": len(few), "updates": int(state.step)}
         metrics.summarise(WORKDIR.value, done)

@@ -74,7 +74,7 @@ def main(_: Any) -> None:
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
         summary = vlm_quality.evaluate(  # 9 held-out accuracy
-            model, state, held_out, held_out_labels, vlm_quality.majority_codes(labels), tokenizer,
+            model, state.for_evaluation(), held_out, held_out_labels, vlm_quality.majority_codes(labels), tokenizer,
             data.image_size, config.evaluation.steps,
         )
         writer.write(int(state.step), vlm_quality.log_line(summary), split="val")

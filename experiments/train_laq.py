@@ -95,7 +95,8 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)  # 9 held-out
+        state = state.for_evaluation()  # 9 held-out
+        quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)
         laq_quality.save(workdir, writer, int(state.step), quality)
 
 

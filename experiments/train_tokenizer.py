@@ -113,8 +113,9 @@ def train(
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
+        state = state.for_evaluation()  # 9 held-out
         quality = tokenizer_quality.evaluate(model, state, held, data.image_size, config.evaluation.frames)
-        tokenizer_quality.save(workdir, writer, int(state.step), quality)  # 9 held-out
+        tokenizer_quality.save(workdir, writer, int(state.step), quality)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from lapa_jax import errors
 from lapa_jax.selection import Selection
 
 
@@ -14,11 +15,13 @@ class Optimizer(NamedTuple):
 
     Attributes:
         init, update: as of `optax.GradientTransformation`, of the part that `selection` chooses.
+        ema: decay of the moving average of that part; 0: there is none.
     """
 
     init: Callable
     update: Callable
     selection: Selection = Selection()
+    ema: float = 0.0
 
 
 def of(tx: "Optimizer | optax.GradientTransformation") -> Optimizer:
@@ -38,6 +41,7 @@ def make(
     clip_norm: float = 1.0,
     trainable: str = "",
     frozen: str = "",
+    ema: float = 0.0,
 ) -> tuple[Optimizer, optax.Schedule]:
     """AdamW with linear warm-up then cosine decay, after clipping by global norm.
 
@@ -45,7 +49,13 @@ def make(
         num_steps: length of the schedule in updates.
         weight_decay: applied to leaves of two or more dimensions.
         trainable, frozen: regular expressions of parameter paths, see `selection.Selection`.
+        ema: decay of a moving average of what is trained, which is what will be evaluated; 0: none.
+
+    Raises:
+        UserError: a decay that is none.
     """
+    if not 0.0 <= ema < 1.0:
+        raise errors.UserError(f"optimizer.ema={ema} is no decay: give 0 (none) or less than 1, such as 0.999")
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=learning_rate if warmup_steps == 0 else 0.0,
         peak_value=learning_rate,
@@ -57,7 +67,7 @@ def make(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_matrices),
     )
-    return Optimizer(*tx, selection=Selection(trainable, frozen)), schedule
+    return Optimizer(*tx, selection=Selection(trainable, frozen), ema=ema), schedule
 
 
 def _matrices(params: Any) -> Any:

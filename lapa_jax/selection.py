@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.traverse_util
@@ -33,18 +34,16 @@ class Selection:
         """
         if not (self.trainable or self.frozen):
             return params, {}
-        flat = flax.traverse_util.flatten_dict(params, keep_empty_nodes=True)
-        leaves = {path: "/".join(path) for path, leaf in flat.items() if leaf is not EMPTY}
-        self._check(list(leaves.values()))
-        chosen = {path: flat[path] for path, name in leaves.items() if self._trains(name)}
+        chosen, rest = cut(params, self._trains)
+        self._check(params)
         if not chosen:
             raise errors.UserError(
                 f"optimizer.trainable={self.trainable!r} and frozen={self.frozen!r} leave nothing to train"
             )
-        rest = {path: leaf for path, leaf in flat.items() if path not in chosen}
-        return flax.traverse_util.unflatten_dict(chosen), flax.traverse_util.unflatten_dict(rest)
+        return chosen, rest
 
-    def _check(self, names: list[str]) -> None:
+    def _check(self, params: Any) -> None:
+        names = ["/".join(path) for path in flax.traverse_util.flatten_dict(params)]
         for key, pattern in dataclasses.asdict(self).items():
             if pattern and not any(re.search(pattern, name) for name in names):
                 called = ", ".join(names[:3])
@@ -55,8 +54,16 @@ class Selection:
         return bool(wanted and not (self.frozen and re.search(self.frozen, name)))
 
 
+def cut(tree: Any, wanted: Callable[[str], bool]) -> tuple[Any, Any]:
+    """(leaves whose path is wanted, the rest) of nested dicts, each under its path."""
+    flat = flax.traverse_util.flatten_dict(tree, keep_empty_nodes=True)
+    chosen = {path: leaf for path, leaf in flat.items() if leaf is not EMPTY and wanted("/".join(path))}
+    rest = {path: leaf for path, leaf in flat.items() if path not in chosen}
+    return flax.traverse_util.unflatten_dict(chosen), flax.traverse_util.unflatten_dict(rest)
+
+
 def join(trained: Any, rest: Any) -> Any:
-    """The tree that `Selection.split` took apart, possibly with other leaves."""
+    """The tree that `cut` took apart, possibly with other leaves."""
     if not rest:
         return trained
     flat = [flax.traverse_util.flatten_dict(part, keep_empty_nodes=True) for part in (trained, rest)]

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lapa_jax import accumulation, errors, optimizers, rounding, selection, sharding
+from lapa_jax import accumulation, averages, errors, optimizers, rounding, selection, sharding
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
@@ -28,12 +29,33 @@ MaintainFn = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 
 @flax.struct.dataclass
 class TrainState:
-    """step int32[]; params; variables: the other collections (running statistics); opt_state."""
+    """What a run carries from step to step.
+
+    Attributes:
+        step: int32[].
+        params: all parameters, trained or not.
+        variables: the other collections (running statistics).
+        opt_state: of what is trained.
+        ema: float32 moving averages of what is trained, pruned to its paths; None without them.
+    """
 
     step: jax.Array
     params: Any
     variables: Any
     opt_state: Any
+    ema: Any = None
+
+    def eval_params(self) -> Any:
+        """All parameters, averages in the place of those that have one."""
+        if self.ema is None:
+            return self.params
+        averaged = flax.traverse_util.flatten_dict(self.ema, sep="/")
+        trained, rest = selection.cut(self.params, averaged.__contains__)
+        return selection.join(jax.tree.map(lambda p, mean: mean.astype(p.dtype), trained, self.ema), rest)
+
+    def for_evaluation(self) -> "TrainState":
+        """The state with `eval_params` as its parameters, and without what only training needs."""
+        return self.replace(params=self.eval_params(), opt_state=None, ema=None)
 
 
 class Stream(Protocol):
@@ -71,7 +93,8 @@ def make_init(
             return TrainState(jnp.int32(0), _cast(params, dtypes[0]), variables, None)
         optimizer = optimizers.of(tx)
         trained, rest = map(_cast, optimizer.selection.split(params), dtypes)
-        return TrainState(jnp.int32(0), selection.join(trained, rest), variables, optimizer.init(trained))
+        ema = averages.start(trained) if optimizer.ema else None
+        return TrainState(jnp.int32(0), selection.join(trained, rest), variables, optimizer.init(trained), ema)
 
     return init
 
@@ -128,7 +151,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        trained, rest = split(state.params)
+        before, rest = split(state.params)
 
         def loss_of(trained: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
             return loss_fn(selection.join(trained, rest), variables, batch, key)
@@ -136,16 +159,18 @@ def make_train_step(
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
         parts_key = key if accumulate == 1 else jax.random.fold_in(key, 3)
         (loss, (metrics, variables)), grads = accumulation.gradients(
-            grad_fn, accumulate, trained, state.variables, batch, parts_key
+            grad_fn, accumulate, before, state.variables, batch, parts_key
         )
+        trained = before
         if maintain is not None:
             params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
             trained, rest = split(params)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        trained = rounding.add(trained, updates, jax.random.fold_in(key, 2))
-        params = selection.join(trained, rest)
+        after = rounding.add(trained, updates, jax.random.fold_in(key, 2))
+        ema = averages.follow(state.ema, optimizer.ema, state.step, before, trained, after)
+        params = selection.join(after, rest)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics, **_norms(grads, watch or {})}
-        return TrainState(state.step + 1, params, variables, opt_state), metrics
+        return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -40,10 +40,13 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/metrics.py": ("errors",),
         "lapa_jax/selection.py": ("errors",),
         "lapa_jax/rounding.py": (),
+        "lapa_jax/averages.py": (),
         "lapa_jax/optimizers.py": ("errors", "selection"),
         "lapa_jax/accumulation.py": ("errors", "sharding"),
-        "lapa_jax/training.py": ("accumulation", "errors", "optimizers", "rounding", "selection", "sharding"),
-        "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
+        "lapa_jax/training.py": (
+            "accumulation", "averages", "errors", "optimizers", "rounding", "selection", "sharding",
+        ),
+        "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():

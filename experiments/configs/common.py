@@ -34,6 +34,7 @@ def get_optimizer(**rates: float) -> ConfigDict:
     optimizer = ConfigDict({"b1": 0.9, **rates})
     optimizer.trainable = ""  # regular expression of parameter paths: only what matches is trained
     optimizer.frozen = ""  # regular expression of parameter paths: what matches is not trained
+    optimizer.ema = 0.0  # decay of a moving average of what is trained, for evaluation; 0: none
     return optimizer
 
 
