@@ -6,27 +6,38 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lapa_jax import errors
+from lapa_jax import adamw, errors
+from lapa_jax.moments import FORMATS
 from lapa_jax.selection import Selection
 
 
 class Optimizer(NamedTuple):
-    """An optax transformation of what is trained; the rest has neither a gradient nor optimizer state.
+    """How what is trained changes; the rest has neither a gradient nor optimizer state.
 
     Attributes:
-        init, update: as of `optax.GradientTransformation`, of the part that `selection` chooses.
-        ema: decay of the moving average of that part; 0: there is none.
+        init: parameters -> optimizer state.
+        step: (gradients, state, parameters, key of rounding) -> (parameters, state).
+        selection: which parameters are trained; `init` and `step` are given those only.
+        ema: decay of their moving average; 0: there is none.
     """
 
     init: Callable
-    update: Callable
+    step: Callable
     selection: Selection = Selection()
     ema: float = 0.0
 
 
-def of(tx: "Optimizer | optax.GradientTransformation") -> Optimizer:
+def of(tx: Optimizer | optax.GradientTransformation) -> Optimizer:
     """`tx` as an optimizer; a plain optax transformation trains everything."""
-    return tx if isinstance(tx, Optimizer) else Optimizer(*tx)
+    if isinstance(tx, Optimizer):
+        return tx
+
+    def step(grads: Any, state: Any, params: Any, key: jax.Array) -> tuple[Any, Any]:
+        del key
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return Optimizer(tx.init, step)
 
 
 def make(
@@ -42,6 +53,7 @@ def make(
     trainable: str = "",
     frozen: str = "",
     ema: float = 0.0,
+    moments: str = "float32",
 ) -> tuple[Optimizer, optax.Schedule]:
     """AdamW with linear warm-up then cosine decay, after clipping by global norm.
 
@@ -50,9 +62,10 @@ def make(
         weight_decay: applied to leaves of two or more dimensions.
         trainable, frozen: regular expressions of parameter paths, see `selection.Selection`.
         ema: decay of a moving average of what is trained, which is what will be evaluated; 0: none.
+        moments: how Adam's are stored, see `moments.FORMATS`.
 
     Raises:
-        UserError: a decay that is none.
+        UserError: a decay that is none, or no such moments.
     """
     if not 0.0 <= ema < 1.0:
         raise errors.UserError(f"optimizer.ema={ema} is no decay: give 0 (none) or less than 1, such as 0.999")
@@ -63,12 +76,7 @@ def make(
         decay_steps=max(num_steps, warmup_steps + 1),
         end_value=end_learning_rate,
     )
-    tx = optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_matrices),
-    )
-    return Optimizer(*tx, selection=Selection(trainable, frozen), ema=ema), schedule
-
-
-def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    if moments not in FORMATS:
+        raise errors.UserError(f"no optimizer.moments {moments!r}; choose one of {', '.join(FORMATS)}")
+    own = adamw.AdamW(schedule, b1, b2, eps, weight_decay, clip_norm, moments)
+    return Optimizer(own.init, own.step, Selection(trainable, frozen), ema), schedule

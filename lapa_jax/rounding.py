@@ -5,67 +5,79 @@ below 1/512 of a weight never arrives. Rounded at random it arrives one time in 
 (Gupta et al. 2015; for bfloat16 weights Zamirai et al. 2020, "Revisiting BFloat16 Training").
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-LARGE = 2**22
-"""From so many numbers on a stack of layers is worked through layer by layer."""
+BITS = {"bfloat16": jnp.uint16, "float8_e4m3fn": jnp.uint8}
+"""Floats of fewer than 32 bits, and what holds their bits."""
+
+
+def noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32[*shape]: a hash of two words of the key and the place.
+
+    Enough for rounding, and unlike `jax.random.bits` a chain of operations on each number, which compilers put into
+    the loop that uses it, so that it takes no memory. The hash is the finalizer of MurmurHash3.
+    """
+    words, place, stride = jax.random.bits(key, (2,)), jnp.uint32(0), 1
+    for axis in reversed(range(len(shape))):
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return _mixed(_mixed(place + words[0]) ^ words[1])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def to_bfloat16(x: jax.Array, noise: jax.Array) -> jax.Array:
     """bfloat16[...], x float32[...], noise uint32[...], of which the lower 16 bits are used."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (noise & 0xFFFF)  # a carry is the upper neighbour
-    rounded = jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
+    rounded = from_bits((bits >> 16).astype(jnp.uint16))
     return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
 
 
-def add(params: Any, updates: Any, key: jax.Array) -> Any:
-    """`params` + `updates`, in the dtypes of `params`; bfloat16 ones are rounded stochastically."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = (jax.random.fold_in(key, i) for i in range(len(leaves)))
-    return tree.unflatten(map(_add, keys, leaves, tree.flatten_up_to(updates)))
-
-
-def _add(key: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
-    def rounded(key: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
-        exact = param.astype(jnp.float32) + update.astype(jnp.float32)
-        return to_bfloat16(exact, jax.random.bits(key, exact.shape))
-
-    if param.dtype == jnp.bfloat16:
-        return by_layer(rounded, key, param, update)
-    return (param + update).astype(param.dtype)
-
-
-def by_layer(function: Callable, key: jax.Array, arrays: Any, *read: jax.Array) -> Any:
-    """`function(key, arrays, *read)`, of large stacks one layer at a time, `arrays` in place.
-
-    What a function computes on the way is then as large as a layer, not as the stack. The leading axis of
-    arrays of three or more is that of the layers, which no rule of `sharding` splits.
+def to_float8(x: jax.Array, noise: jax.Array, squares: bool = False) -> jax.Array:
+    """float8_e4m3fn[...]: 3 bits after the point, down to 2^-9.
 
     Args:
-        function: (key, tree of arrays, *more arrays) -> the same tree, of the same shapes and dtypes.
-        arrays: a tree of arrays with the same leading axis, the first of which is the largest.
+        x: float32[...] within 448, the largest there is. noise: uint32[...], of which 16 bits are used.
+        squares: what stays itself on average is the square of x, and no x becomes 0 but 0. A mean of squares
+            is kept as its root; the square of what is right on average would be too large on average.
     """
-    first = jax.tree.leaves(arrays)[0]
-    if first.ndim < 3 or first.size < LARGE:
-        return function(key, arrays, *read)
-
-    def one(i: jax.Array, bits: Any) -> Any:
-        layer = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), (bits, *read))
-        new = function(jax.random.fold_in(key, i), _floats(layer[0], arrays), *layer[1:])
-        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, _bits(y), i, 0), bits, new)
-
-    return _floats(jax.lax.fori_loop(0, len(first), one, jax.tree.map(_bits, arrays)), arrays)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Low floats as integers: CPUs widen the former, and with them the whole stack for each layer."""
-    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize)
-    return x if unsigned is None else jax.lax.bitcast_convert_type(x, unsigned)
+    size = jnp.abs(x)
+    exponent = jnp.maximum(jax.lax.bitcast_convert_type(size, jnp.uint32) >> 23, 127 - 6)
+    quantum = jax.lax.bitcast_convert_type((exponent - 3) << 23, jnp.float32)
+    whole = size / quantum  # exact, by a power of two
+    lower = jnp.floor(whole)
+    share = whole - lower
+    if squares:
+        share = share * (whole + lower) / (2.0 * lower + 1.0)
+    rounded = lower + ((noise & 0xFFFF) + 0.5 < share * 2.0**16)
+    if squares:
+        rounded = jnp.where(size > 0, jnp.maximum(rounded, 1.0), 0.0)
+    return jnp.copysign(jnp.minimum(rounded * quantum, 448.0), x).astype(jnp.float8_e4m3fn)
 
 
-def _floats(bits: Any, like: Any) -> Any:
-    return jax.tree.map(lambda x, y: jax.lax.bitcast_convert_type(x, y.dtype), bits, like)
+def to_bits(x: jax.Array) -> jax.Array:
+    """Floats of fewer than 32 bits as unsigned integers; float32 stays."""
+    return jax.lax.bitcast_convert_type(x, BITS[x.dtype.name]) if x.dtype.name in BITS else x
+
+
+def from_bits(x: jax.Array) -> jax.Array:
+    """The floats with these bits; float32 stays."""
+    low = {jnp.dtype(bits).name: name for name, bits in BITS.items()}
+    return jax.lax.bitcast_convert_type(x, jnp.dtype(low[x.dtype.name])) if x.dtype.name in low else x
+
+
+def read(bits: jax.Array) -> jax.Array:
+    """float32, of floats or their bits."""
+    return from_bits(bits).astype(jnp.float32)
+
+
+def write(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+    """float32 x as it is, or rounded stochastically to the bits of bfloat16 where `dtype` is theirs."""
+    return to_bits(to_bfloat16(x, noise(key, x.shape))) if dtype == jnp.uint16 else x

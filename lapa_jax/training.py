@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lapa_jax import accumulation, averages, errors, optimizers, rounding, selection, sharding
+from lapa_jax import accumulation, adamw, averages, errors, optimizers, selection, sharding
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
@@ -165,12 +165,11 @@ def make_train_step(
         if maintain is not None:
             params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
             trained, rest = split(params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        after = rounding.add(trained, updates, jax.random.fold_in(key, 2))
+        after, opt_state = optimizer.step(grads, state.opt_state, trained, jax.random.fold_in(key, 2))
         ema = averages.follow(state.ema, optimizer.ema, state.step, before, trained, after)
         params = selection.join(after, rest)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics, **_norms(grads, watch or {})}
-        return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
+        norms = {"grad_norm": adamw.global_norm(grads), **_norms(grads, watch or {})}
+        return TrainState(state.step + 1, params, variables, opt_state, ema), {"loss": loss, **norms, **metrics}
 
     return jax.jit(step, donate_argnums=0)
 
@@ -178,7 +177,7 @@ def make_train_step(
 def _norms(grads: Any, watch: Mapping[str, str]) -> dict[str, jax.Array]:
     named = [(sharding.path_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
     found = {name: [g for path, g in named if re.search(pattern, path)] for name, pattern in watch.items()}
-    return {name: optax.tree.norm(leaves) for name, leaves in found.items() if leaves}
+    return {name: adamw.global_norm(leaves) for name, leaves in found.items() if leaves}
 
 
 def fit(

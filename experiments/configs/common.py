@@ -32,6 +32,7 @@ def get_common() -> ConfigDict:
 def get_optimizer(**rates: float) -> ConfigDict:
     """Keys of AdamW, the same for all stages that train; `rates` are those that each chooses."""
     optimizer = ConfigDict({"b1": 0.9, **rates})
+    optimizer.moments = "float32"  # how Adam's two are stored; or "bfloat16", "float8"
     optimizer.trainable = ""  # regular expression of parameter paths: only what matches is trained
     optimizer.frozen = ""  # regular expression of parameter paths: what matches is not trained
     optimizer.ema = 0.0  # decay of a moving average of what is trained, for evaluation; 0: none
