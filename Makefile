@@ -1,6 +1,7 @@
 # Each target sets up .venv by itself. Assumed: git, make and Python 3.11 with its venv module.
 
 SIZE ?= demo
+IMAGE ?= stem
 ARGS ?=
 
 VENV := .venv
@@ -11,6 +12,7 @@ INSTALLED := $(VENV)/installed
 
 help:
 	@echo "make demo [SIZE=demo|full]  all of LAPA, from video to a driven robot; writes runs/SIZE/report.html"
+	@echo "          [IMAGE=stem|tokens|features]  how the VLM sees; the latter two train an image tokenizer first"
 	@echo "make test [ARGS=...]        the tests; ARGS goes to pytest"
 	@echo "make test-slow              the tests that take minutes"
 	@echo "make lint                   ruff"
@@ -18,7 +20,7 @@ help:
 	@echo "make clean-venv             remove .venv; the next target installs it again"
 
 demo: $(INSTALLED)
-	$(PYTHON) experiments/demo.py --size=$(SIZE) --workdir=runs/$(SIZE)
+	$(PYTHON) experiments/demo.py --size=$(SIZE) --image=$(IMAGE)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)

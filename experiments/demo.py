@@ -1,6 +1,7 @@
-"""All of LAPA, one command: build the video, run the five programs in order, write the report.
+"""All of LAPA, one command: build the video, run the programs in order, write the report.
 
     python experiments/demo.py --size=demo --workdir=runs/demo
+    python experiments/demo.py --size=demo --image=tokens --workdir=runs/demo-tokens
 
 Interrupt it at any point and run it again: it goes on where it stopped.
 """
@@ -22,6 +23,11 @@ from lapa_jax.evaluation import intervals, report
 
 SIZE = flags.DEFINE_enum("size", "demo", ["demo", "full", "tiny"], "Which sizes of the configs to run.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Everything goes here; runs/<size> by default.")
+IMAGE = flags.DEFINE_enum(
+    "image", "stem", ["stem", "tokens", "features"],
+    "How the VLM sees: by a conv stem trained with it, by ids of an image tokenizer (LWM's way), or by features of "
+    "a frozen encoder; for the last two a tokenizer is trained on the same video.",
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the data and of every stage.")
 
 EPISODES = {  # unlabelled, held-out and labelled episodes that the expert records
@@ -31,7 +37,7 @@ EPISODES = {  # unlabelled, held-out and labelled episodes that the expert recor
 }
 
 
-def commands(root: pathlib.Path, size: str, seed: int) -> dict[str, list[str]]:
+def commands(root: pathlib.Path, size: str, seed: int, image: str) -> dict[str, list[str]]:
     """Name of each stage -> its command line, in order."""
     counts = EPISODES[size]
     build = [f"--{name}_episodes={count}" for name, count in counts.items()]
@@ -42,11 +48,19 @@ def commands(root: pathlib.Path, size: str, seed: int) -> dict[str, list[str]]:
         config = f"--config=experiments/configs/{name}.py:{size}"
         return [f"experiments/{name}.py", config, f"--workdir={root / workdir}", *overrides]
 
+    frozen = image != "stem"
+    tokenizer = {"tokenizer": program("train_tokenizer", "tokenizer", dataset, seeded)} if frozen else {}
+    encoder = [f"--config.encoder.path={root / 'tokenizer'}"] if frozen else []
+    see = [f"--config.model.image={image}", *encoder]
     return {
         "dataset": ["data/tabletop/build.py", f"--out={root / 'dataset'}", f"--seed={seed}", *build],
         "laq": program("train_laq", "laq", dataset, seeded),
         "latents": program("label_latents", "latents", f"--config.laq={root / 'laq'}"),
-        "vlm": program("pretrain_vlm", "vlm", dataset, seeded, f"--config.data.latents={root / 'latents'}"),
+        **tokenizer,
+        "vlm": program("pretrain_vlm", "vlm", dataset, seeded, f"--config.data.latents={root / 'latents'}", *see),
+        "rollouts": program(
+            "rollout_latents", "rollouts", f"--config.vlm={root / 'vlm'}", f"--config.laq={root / 'laq'}"
+        ),
         "finetune": program("finetune", "finetune", dataset, seeded, vlm),
         "scratch": program("finetune", "scratch", dataset, seeded, vlm, "--config.scratch=True"),
         "evaluation": program(
@@ -76,10 +90,10 @@ def _cpuinfo() -> list[str]:
 
 
 def main(_: list[str]) -> None:
-    size = SIZE.value
-    root = pathlib.Path(WORKDIR.value or f"runs/{size}")
+    size, image = SIZE.value, IMAGE.value
+    root = pathlib.Path(WORKDIR.value or f"runs/{size}{'' if image == 'stem' else f'-{image}'}")
     root.mkdir(parents=True, exist_ok=True)
-    mine = {"size": size, "seed": SEED.value}
+    mine = {"size": size, "seed": SEED.value, "image": image}
     old = note(root)
     for key, value in mine.items():
         if old.get(key, value) != value:
@@ -88,12 +102,12 @@ def main(_: list[str]) -> None:
             )
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pybullet")
     run = note(
-        root, **mine, command=f"make demo SIZE={size}", machine=machine(),
+        root, **mine, command=f"make demo SIZE={size} IMAGE={image}", machine=machine(),
         versions={"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
     )
     if "started" not in run:
         run = note(root, started=_now())
-    for name, command in commands(root, size, SEED.value).items():
+    for name, command in commands(root, size, SEED.value, image).items():
         seconds = {s["name"]: s["seconds"] for s in run["stages"]}
         if name in seconds:
             print(f"== {name}: done before, in {seconds[name]:.0f} s", flush=True)

@@ -6,18 +6,17 @@
 
 import collections
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
+import filling
 import jax
 import launch
 import numpy as np
-import tqdm
 
-from lapa_jax import checkpoints, errors, metrics, sharding
+from lapa_jax import checkpoints, errors, sharding
 from lapa_jax import trained as trained_lib
-from lapa_jax.data import episodes, labelled, latents, sources
+from lapa_jax.data import labelled, latents
 from lapa_jax.data.stored import storage
 from lapa_jax.models import laq
 
@@ -25,7 +24,7 @@ CONFIG, WORKDIR = launch.define("label_latents")
 
 
 def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
-    """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh."""
+    """(frame, next_frame uint8[B, H, W, 3]) -> codes int32[B, N], one jitted call over the mesh, not waited for."""
     variables = {"params": state.params, **state.variables}
     if not model.discrete:
         raise errors.UserError("this LAQ is continuous (model.quantizer=kl) and has no codes; label with another")
@@ -33,29 +32,11 @@ def make_label(model: Any, state: Any, mesh: jax.sharding.Mesh) -> Callable:
         raise errors.UserError("this LAQ is of phase scene: train phase task from it, whose codes are the labels")
     encode = jax.jit(lambda v, a, b: model.apply(v, a, b, method="encode").codes)
 
-    def label(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
+    def label(frame: np.ndarray, next_frame: np.ndarray) -> jax.Array:
         pair = sharding.global_batch(mesh, {"frame": frame, "next_frame": next_frame})
-        return np.asarray(encode(variables, pair["frame"], pair["next_frame"]))
+        return encode(variables, pair["frame"], pair["next_frame"])
 
     return label
-
-
-class Progress(tqdm.tqdm):
-    """A bar over all pairs of a split; its rate is that of the pairs labelled now."""
-
-    def __init__(self, video: episodes.Episodes, split: str, gap: int):
-        total = latents.num_pairs(video, gap)
-        super().__init__(desc=f"{video.name} {split}", total=total, unit="pair", mininterval=1)
-        self.labelled, self.began = 0, time.perf_counter()
-
-    def __call__(self, done: int, labelled: int) -> None:
-        self.labelled += labelled
-        self.initial += done - labelled  # those of an earlier call say nothing about speed
-        self.update(done)
-
-    @property
-    def pairs_per_second(self) -> float:
-        return self.labelled / (time.perf_counter() - self.began)
 
 
 def in_dtype(model: laq.LatentActionQuantizer, dtype: str | None) -> laq.LatentActionQuantizer:
@@ -67,21 +48,16 @@ def in_dtype(model: laq.LatentActionQuantizer, dtype: str | None) -> laq.LatentA
     return model.clone(backbone_args={**model.backbone_args, "dtype": dtype})
 
 
-def report(
-    video: episodes.Episodes, split: str, folder: pathlib.Path, progress: Progress
-) -> latents.Latents | None:
+def report(member: filling.Member, progress: filling.Progress) -> latents.Latents | None:
     """How often each code is used, on the console and in summary.json; None while other processes label."""
-    if not latents.finished(folder):
-        print(f"[label] {video.name} {split}: done here, other processes are not", flush=True)
+    if not latents.finished(member.folder):
+        print(f"[label] {member}: done here, other processes are not", flush=True)
         return None
-    labels = latents.open_latents(folder, video)
+    labels = latents.open_latents(member.folder, member.video)
     codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
     usage = np.bincount(codes.reshape(-1), minlength=labels.num_codes) / max(codes.size, 1)
-    print(f"[label] {video.name} {split}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
-    speed = {"pairs_per_second": progress.pairs_per_second} if progress.labelled else {}
-    if speed:
-        print(f"[label] {progress.labelled} pairs now, {progress.pairs_per_second:.1f} pairs/s", flush=True)
-    metrics.summarise(folder, {"pairs": len(codes), "usage": usage} | speed)
+    print(f"[label] {member}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
+    progress.summarise("label", member.folder, {"pairs": len(codes), "usage": usage})
     return labels
 
 
@@ -99,20 +75,19 @@ def main(_: Any) -> None:
         origin |= {} if config.dtype is None else {"dtype": config.dtype}
         data = trained["data"] | {"directory": config.directory or trained["data"]["directory"]}
         labelled_splits: dict[int, dict] = collections.defaultdict(dict)
-        for split in config.splits:  # 3 the same pairs it was trained on, and held-out ones
-            mixture = sources.open_mixture(data, split, "video")
-            for i, video in enumerate(mixture.members):
-                provenance = latents.Provenance(
-                    origin, video.fingerprint, video.steps_of(data["gap"]), data["gap"],
-                    model.code_length, model.num_codes,
+        for member in filling.members(data, config.splits, WORKDIR.value):  # 3 pairs of training, and held-out ones
+            video = member.video
+            gap = video.steps_of(data["gap"])
+            provenance = latents.Provenance(
+                origin, video.fingerprint, gap, data["gap"], model.code_length, model.num_codes
+            )
+            with filling.Progress(member, latents.num_pairs(video, gap), "pair") as progress:
+                latents.write_latents(
+                    member.folder, video, label, provenance,
+                    batch_size=config.batch_size, image_size=data["image_size"], progress=progress,
+                    num_threads=config.num_threads, **launch.shares(),
                 )
-                with Progress(video, split, provenance.gap) as progress:
-                    folder = latents.write_latents(
-                        latents.folder(WORKDIR.value, split, mixture, i), video, label, provenance,
-                        batch_size=config.batch_size, image_size=data["image_size"], progress=progress,
-                        num_threads=config.num_threads, **launch.shares(),
-                    )
-                labelled_splits[i][split] = video, report(video, split, folder, progress)
+            labelled_splits[member.number][member.split] = video, report(member, progress)
         if config.write_rlds:  # 4 the trajectories themselves, for other readers
             for i, splits in labelled_splits.items():
                 if all(labels is not None for _, labels in splits.values()):

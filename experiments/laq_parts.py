@@ -9,7 +9,7 @@ import codes_parts
 from ml_collections import ConfigDict
 
 from lapa_jax import checkpoints, errors, training
-from lapa_jax.convert import hugging_face
+from lapa_jax.convert import towers
 from lapa_jax.data import episodes, loader, prompts, sources, statistics, streams
 
 
@@ -40,11 +40,11 @@ def prepare(config: ConfigDict, video: episodes.Mixture) -> Parts:
     if config.loss.perceptual and config.model.target != "pixels":
         raise errors.UserError("loss.perceptual is for rebuilt pixels; model.target=features has none")
     if config.tower.path is not None:
-        spec, weights = hugging_face.load_tower(config.tower.path, config.tower.dtype)
+        spec, weights = towers.load_tower(config.tower.path, config.tower.dtype)
         config.model.tower = ConfigDict(spec)
         parts = dataclasses.replace(parts, tower=weights)
     elif config.loss.perceptual:
-        raise errors.UserError("loss.perceptual needs a tower: give --config.tower.path=FOLDER of one")
+        raise errors.UserError("loss.perceptual needs a tower: give --config.tower.path of one")
     if config.model.phase == "scene":
         tokenizer = prompts.train_tokenizer(video.instructions, config.data.text_length)
         config.model.text_vocab = tokenizer.vocab_size

@@ -62,7 +62,7 @@ def prompts_of(
     """The official prompt of each task and uint8[B, 256, 256, 3] image."""
     codes = np.asarray(image_tokens.encode_frames(tokenizer, images))
     instructions = [official_prompts.INSTRUCTION.format(task) for task in tasks]
-    found = official_prompts.prompts(text, instructions, codes, kind)
+    found = official_prompts.prompt_batch(text, instructions, codes, kind)
     return Tokens(*(jnp.asarray(found[name], jnp.int32) for name in ("tokens", "kinds", "mask")))
 
 
@@ -77,7 +77,7 @@ def _run() -> list[dict[str, Any]]:
         raise errors.UserError(f"--bins is for --ids=action and {len(bins.edges)} ids, not {count} {_IDS.value}s")
     kind = vocab.NAMES.index(_IDS.value)
     sampling = generate.Sampling(_TEMPERATURE.value, _TOP_K.value)
-    text = official_prompts.Tokenizer(_TOKENIZER.value)
+    text = official_prompts.Tokenizer.read(_TOKENIZER.value)
     images = np.stack([read_image(path, _CENTRE.value) for path in paths])
 
     mesh = sharding.make_mesh(data=1, fsdp=1, tensor=-1, devices=jax.local_devices())

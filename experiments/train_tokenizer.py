@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import launch
 
 from lapa_jax import checkpoints, errors, metrics, optimizers, training
-from lapa_jax.convert import hugging_face
+from lapa_jax.convert import towers
 from lapa_jax.data import episodes, loader, sources
 from lapa_jax.evaluation import tokenizer_quality
 from lapa_jax.models import perceptual as tower_lib
@@ -63,10 +63,10 @@ def load_tower(config: Any) -> tuple[Mapping[str, Any] | None, Any]:
     if path is None and not weight:
         return None, None
     if path is None:
-        raise errors.UserError("loss.perceptual needs a tower: give --config.tower.path=FOLDER of one")
+        raise errors.UserError("loss.perceptual needs a tower: give --config.tower.path of one")
     if not weight:
         raise errors.UserError("config.tower.path is for loss.perceptual, which is 0: give a weight")
-    return hugging_face.load_tower(path, config.tower.dtype)
+    return towers.load_tower(path, config.tower.dtype)
 
 
 def make_init_fn(model: vqgan.VQGAN, image_size: int, tower: Mapping[str, Any] | None) -> Any:

@@ -130,14 +130,14 @@ def load_state(path: str | pathlib.Path, abstract: TrainState, averaged: bool = 
     _check_shapes(folder, abstract)
     stored = _flat(ocp.metadata(folder, "state").metadata.get("ema") or {}) if averaged else {}
     means, raw = selection.cut(abstract.params, stored.__contains__)
-    params = {name: part for name, part in dict(ema=means, params=raw).items() if part}  # Orbax refuses empty ones
+    wanted = dict(ema=means, params=raw, variables=abstract.variables)
+    wanted = {name: part for name, part in wanted.items() if part}  # {} is no part of a larger tree
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        wanted = dict(step=abstract.step, variables=abstract.variables, **params)
-        loaded = ocp.load_checkpointables(folder, dict(state=wanted))["state"]
+        loaded = ocp.load_checkpointables(folder, dict(state={"step": abstract.step, **wanted}))["state"]
     params = selection.join(*(loaded.get(name, {}) for name in ("ema", "params")))
-    return TrainState(loaded["step"], params, loaded["variables"], None)
+    return TrainState(loaded["step"], params, loaded.get("variables", {}), None)
 
 
 def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:

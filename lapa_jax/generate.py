@@ -76,6 +76,7 @@ def generate(
     variables: Any,
     prompt: Tokens,
     image: jax.Array | None = None,
+    text: jax.Array | None = None,
     *,
     name: str = "latent",
     count: int,
@@ -89,7 +90,7 @@ def generate(
 
     Args:
         prompt: rows may be padded, on either side.
-        image: float[B, P, D], what tokens of the kind IMAGE stand for.
+        image, text: of the prompt's images, as `vlm.LatentActionVLM.see` takes them.
         allowed: bool[count, V], ids that may occur at each place; all by default.
 
     Raises:
@@ -97,7 +98,8 @@ def generate(
     """
     _check(model, name, count, sampling, key)
     kind, key = vocab.NAMES.index(name), jax.random.key(0) if key is None else key
-    hidden, cache = model.apply(variables, prompt, image, count - 1, method="prefill")
+    prompt, seen = model.apply(variables, prompt, image, text, method="see")
+    hidden, cache = model.apply(variables, prompt, seen, count - 1, method="prefill")
 
     def pick(hidden: jax.Array, nth: Any) -> Generated:
         logits = model.apply(variables, hidden, name, method="logits")

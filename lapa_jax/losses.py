@@ -66,6 +66,45 @@ def _mean(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Ar
     return jnp.sum(values * mask, axis) / jnp.maximum(jnp.sum(mask, axis), 1.0)
 
 
+def wanted(
+    name: str, targets: jax.Array, kinds: jax.Array, counts: jax.Array, legacy: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """What the head of one vocabulary has to predict: ids int[B, T] and where, bool[B, T].
+
+    Args:
+        targets, kinds: int[B, T], the tokens that follow.
+        counts: bool[B, T], which of them are to be predicted.
+        legacy: the text head is also pulled towards id 0 where latents follow, as official LAPA pretrains
+            (latent_pretraining/train.py, line 311).
+    """
+    mine = kinds == vocab.NAMES.index(name)
+    ids = jnp.where(mine, targets, 0)
+    if legacy and name == "text":
+        mine = mine | (kinds == vocab.LATENT)
+    return ids, counts & mine
+
+
+def weighted_cross_entropy(
+    predicted: Mapping[str, tuple[jax.Array, jax.Array, jax.Array]], weights: Mapping[str, float], per_row: bool
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sum of the cross-entropies of several heads.
+
+    Args:
+        predicted: vocabulary -> logits float[B, N, V], targets int[B, N] and which of them count, bool[B, N].
+        weights: vocabulary -> weight in the sum; the others are logged only.
+        per_row: see `masked_cross_entropy`.
+
+    Returns:
+        The loss, and NAME_loss and NAME_accuracy of each vocabulary.
+    """
+    total, log = jnp.float32(0.0), {}
+    for name, (logits, ids, counts) in predicted.items():
+        loss, accuracy = masked_cross_entropy(logits, ids, counts, per_row)
+        log |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        total += weights.get(name, 0.0) * loss
+    return total, log
+
+
 def stream_cross_entropy(
     logits: Mapping[str, jax.Array],
     targets: jax.Array,
@@ -74,26 +113,10 @@ def stream_cross_entropy(
     weights: Mapping[str, float],
     legacy: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sum of the cross-entropies of several vocabularies in one stream.
+    """`weighted_cross_entropy` of logits float[B, T, V] at all places of a stream; arguments of `wanted`.
 
     Args:
-        logits: vocabulary -> float[B, T, V], for the token that follows each place.
-        targets, kinds: int[B, T], the tokens that follow.
-        counts: bool[B, T], which of them are to be predicted.
-        weights: vocabulary -> weight in the sum; of those in `logits`, the others are logged only.
-        legacy: as official LAPA pretrains (latent_pretraining/train.py, line 311): means by row, and the
-            text head is also pulled towards id 0 where latents follow.
-
-    Returns:
-        The loss, and NAME_loss and NAME_accuracy of each vocabulary.
+        legacy: as official LAPA pretrains: means by row, too.
     """
-    total, log = jnp.float32(0.0), {}
-    for name, one in logits.items():
-        mine = kinds == vocab.NAMES.index(name)
-        ids = jnp.where(mine, targets, 0)
-        if legacy and name == "text":
-            mine = mine | (kinds == vocab.LATENT)
-        loss, accuracy = masked_cross_entropy(one, ids, counts & mine, per_row=legacy)
-        log |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
-        total += weights.get(name, 0.0) * loss
-    return total, log
+    predicted = {name: (one, *wanted(name, targets, kinds, counts, legacy)) for name, one in logits.items()}
+    return weighted_cross_entropy(predicted, weights, per_row=legacy)

@@ -1,5 +1,6 @@
 """observation -> action: every transform of the input beside its inverse, all from one checkpoint."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lapa_jax import checkpoints, errors, sharding, training
-from lapa_jax.data import prompts, statistics, transforms
-from lapa_jax.models import heads, vlm
+from lapa_jax import checkpoints, errors, sharding, trained, training
+from lapa_jax.data import statistics, transforms
+from lapa_jax.models import heads, image_encoders
 
 
-def describe(
-    pretrained: Mapping[str, Any], tokenizer: prompts.Tokenizer, stats: statistics.Statistics, head: Mapping
-) -> dict[str, Any]:
-    """The JSON-able assets that a policy's checkpoint carries; `build` and `Policy` need nothing else."""
+def describe(planner: Mapping[str, Any], stats: statistics.Statistics, head: Mapping) -> dict[str, Any]:
+    """The JSON-able assets that a policy's checkpoint carries; `build` and `Policy` need nothing else.
+
+    Args:
+        planner: assets of a pretrain_vlm run, see `trained.Planner.to_json`.
+    """
     return {
-        "vlm": dict(pretrained["model"]),
-        "image_size": pretrained["data"]["image_size"],
-        "tokenizer": tokenizer.to_json(),
+        **planner,
         "statistics": stats.to_json(),
         "head": {"horizon": head["horizon"], "width": head["width"]},
         "action_dim": len(stats.mean),
@@ -29,10 +30,10 @@ def describe(
 
 def build(assets: Mapping[str, Any]) -> heads.LatentActionPolicy:
     """The network that the assets describe."""
-    tokenizer = prompts.Tokenizer.from_json(assets["tokenizer"])
+    planner = trained.Planner.from_json(assets)
     return heads.LatentActionPolicy(
-        planner=vlm.from_config(assets["vlm"], tokenizer.vocab_size),
-        code_length=assets["vlm"]["code_length"],
+        planner=planner.model,
+        code_length=planner.layout.code_length,
         horizon=assets["head"]["horizon"],
         action_dim=assets["action_dim"],
         head_width=assets["head"]["width"],
@@ -40,23 +41,44 @@ def build(assets: Mapping[str, Any]) -> heads.LatentActionPolicy:
 
 
 def init_fn(model: heads.LatentActionPolicy, assets: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
-    """key -> initial flax variables of the policy."""
-    text = jnp.ones((1, len(prompts.Tokenizer.from_json(assets["tokenizer"]).encode_blank())), jnp.int32)
-    if model.planner.image_stem is None:
-        image = jnp.zeros((1, model.planner.num_image_tokens), jnp.int32)
-    else:
-        image = jnp.zeros((1, assets["image_size"], assets["image_size"], 3), jnp.uint8)
-    return lambda key: model.init(key, text, image)
+    """key -> initial flax variables of the policy, with room for the frozen encoder of its images."""
+    planner = trained.Planner.from_json(assets)
+    inputs = planner.example()
+
+    def init(key: jax.Array) -> Any:
+        frozen = image_encoders.frozen(planner.encoder, key)
+        return {**model.init(key, *network_inputs(planner, frozen, inputs)), **frozen}
+
+    return init
 
 
-def with_planner(state: training.TrainState, vlm_folder: str) -> training.TrainState:
-    """`state` with the planner's weights taken from a pretrained VLM; only the action head stays fresh."""
+def network_inputs(planner: trained.Planner, variables: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, ...]:
+    """The arguments of a `LatentActionPolicy` for a batch of prompts and images uint8[B, H, W, 3]."""
+    image = image_encoders.looked(planner.encoder, variables, batch["image"])
+    return trained.tokens_of(batch), image, batch.get("text")
+
+
+def predict(
+    model: heads.LatentActionPolicy, planner: trained.Planner, variables: Any, batch: Mapping[str, jax.Array]
+) -> jax.Array:
+    """Normalised actions float32[B, horizon, A] of such a batch."""
+    return model.apply({"params": variables["params"]}, *network_inputs(planner, variables, batch))
+
+
+def with_planner(state: training.TrainState, vlm_folder: str, scratch: bool = False) -> training.TrainState:
+    """`state` with the weights of a pretrained VLM and of its image encoder; only the action head stays fresh.
+
+    Args:
+        scratch: take the encoder only, which was no part of the training.
+    """
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params["planner"]
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        (state.params["planner"], state.variables),
     )
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=state.step.sharding)
-    loaded = checkpoints.load_state(vlm_folder, training.TrainState(step, abstract, {}, None))
-    return state.replace(params={**state.params, "planner": loaded.params})
+    loaded = checkpoints.load_state(vlm_folder, training.TrainState(step, *abstract, None))
+    state = state.replace(variables=loaded.variables)
+    return state if scratch else state.replace(params={**state.params, "planner": loaded.params})
 
 
 class Policy:
@@ -66,12 +88,13 @@ class Policy:
         actions = policy.infer({"image": image, "instruction": "push the red cube to the left side"})["actions"]
     """
 
-    def __init__(self, model: heads.LatentActionPolicy, params: Any, assets: Mapping[str, Any]) -> None:
-        self.model, self.params = model, params
-        self.tokenizer = prompts.Tokenizer.from_json(assets["tokenizer"])
+    def __init__(self, model: heads.LatentActionPolicy, variables: Any, assets: Mapping[str, Any]) -> None:
+        self.model, self.variables = model, variables
+        self.planner = trained.Planner.from_json(assets)
         self.statistics = statistics.Statistics.from_json(assets["statistics"])
-        self.image_size, self.horizon = assets["image_size"], assets["head"]["horizon"]
-        self._apply = jax.jit(lambda p, t, i: model.apply({"params": p}, t, i))
+        self.image_size, self.horizon = self.planner.image_size, assets["head"]["horizon"]
+
+        self._predict = jax.jit(functools.partial(predict, model, self.planner))
 
     @classmethod
     def from_checkpoint(cls, folder: str | pathlib.Path) -> "Policy":
@@ -85,8 +108,10 @@ class Policy:
             raise errors.UserError(f"{folder} is not a policy: give the folder of a finetune run")
         model = build(assets)
         mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-        abstract = training.abstract_state(training.make_init(init_fn(model, assets)), mesh)
-        return cls(model, checkpoints.load_state(folder, abstract).params, assets)
+        state = checkpoints.load_state(
+            folder, training.abstract_state(training.make_init(init_fn(model, assets)), mesh)
+        )
+        return cls(model, {"params": state.params, **state.variables}, assets)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Actions in the dataset's own units.
@@ -109,7 +134,7 @@ class Policy:
         words: Sequence[str] = [instruction] if single else instruction
         if isinstance(words, str) or len(words) != len(images):
             raise errors.UserError(f"{len(images)} images need as many instructions: give a list of them")
-        images = np.stack([transforms.resize(i, self.image_size) for i in images])
-        text = np.stack([self.tokenizer.encode(w) for w in words])
-        actions = self.statistics.unnormalise(np.asarray(self._apply(self.params, text, images)))
+        batch = self.planner.prompts(words)
+        batch["image"] = np.stack([transforms.resize(i, self.image_size) for i in images])
+        actions = self.statistics.unnormalise(np.asarray(self._predict(self.variables, batch)))
         return {"actions": actions[0] if single else actions}

@@ -1,11 +1,112 @@
 """Trained models by the folder of their run."""
 
+import dataclasses
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from lapa_jax import checkpoints, errors, training
-from lapa_jax.models import image_tokens, laq, vqgan
+from lapa_jax.data import layouts, sequences, text
+from lapa_jax.models import image_encoders, image_tokens, laq, vlm, vqgan
+from lapa_jax.models.token_stream import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """A VLM that predicts latent actions, with all that stands between its tokens and pixels and words.
+
+    Attributes:
+        config: the `model` section that it was made from.
+        model: the network.
+        layout: how its sequences are made.
+        encoder: of its images; None where it sees pixels.
+        image_size: pixels of these.
+    """
+
+    config: Mapping[str, Any]
+    model: vlm.LatentActionVLM
+    layout: layouts.Layout
+    encoder: image_encoders.ImageEncoder | None
+    image_size: int
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        layout: layouts.Layout,
+        encoder: image_encoders.ImageEncoder | None,
+        image_size: int,
+    ) -> "Planner":
+        """Raises UserError as `vlm.from_config`."""
+        return cls(config, vlm.from_config(config, layout.tokenizer.vocab_size), layout, encoder, image_size)
+
+    @classmethod
+    def from_json(cls, assets: Mapping[str, Any]) -> "Planner":
+        """What `to_json` wrote, also among other assets."""
+        layout = layouts.make(tokenizer=text.from_json(assets["tokenizer"]), **assets["layout"])
+        encoder = image_encoders.ImageEncoder(**assets["encoder"]) if assets["encoder"] else None
+        return cls.of(assets["vlm"], layout, encoder, assets["image_size"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The assets of a checkpoint, enough to make the network again."""
+        return {
+            "vlm": dict(self.config),
+            "layout": self.layout.to_json(),
+            "tokenizer": self.layout.tokenizer.to_json(),
+            "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "image_size": self.image_size,
+        }
+
+    def prompts(self, instructions: Sequence[str]) -> dict[str, np.ndarray]:
+        """The prompts of some instructions as a batch: tokens, kinds, segments int32[B, T], and text if wanted.
+
+        Raises:
+            UserError: an instruction is too long.
+        """
+        return sequences.stack([self.layout.prompt(instruction) for instruction in instructions])
+
+    def example(self) -> dict[str, np.ndarray]:
+        """A batch of one prompt with an image uint8[1, H, W, 3]."""
+        return {**self.prompts([""]), "image": np.zeros((1, self.image_size, self.image_size, 3), np.uint8)}
+
+    def init_fn(self) -> Callable[[jax.Array], Any]:
+        """key -> initial flax variables of the VLM, with room for the frozen encoder."""
+        batch = self.example()
+
+        def init(key: jax.Array) -> Any:
+            frozen = image_encoders.frozen(self.encoder, key)
+            image = image_encoders.looked(self.encoder, frozen, batch["image"])[:, None]
+            words = batch["text"][:, None] if "text" in batch else None
+            return {**self.model.init(key, tokens_of(batch), image, words), **frozen}
+
+        return init
+
+
+def tokens_of(batch: Mapping[str, Any]) -> Tokens:
+    """The stream of a batch of `data.sequences`."""
+    return Tokens(batch["tokens"], batch["kinds"], batch["segments"])
+
+
+def load_planner(path: str | pathlib.Path, mesh: jax.sharding.Mesh) -> tuple[Planner, training.TrainState]:
+    """The VLM of a `pretrain_vlm` run, its weights and its encoder's laid out on the mesh.
+
+    Raises:
+        UserError: the folder is not such a run, or has no checkpoint.
+    """
+    planner = describe_planner(path)
+    init = training.make_init(planner.init_fn())
+    return planner, checkpoints.load_state(path, training.abstract_state(init, mesh))
+
+
+def describe_planner(path: str | pathlib.Path) -> Planner:
+    """`load_planner` without weights."""
+    assets = checkpoints.load_json(path, "assets")
+    if "layout" not in assets or "statistics" in assets:
+        raise errors.UserError(f"{path} is not a pretrain_vlm run: give the folder of one")
+    return Planner.from_json(assets)
 
 
 def load_laq(

@@ -12,6 +12,9 @@ import jax
 import pytest
 from absl import flags
 
+# XLA's pool has a thread a device, unless this says more. A device that waits in two collectives at once (jax
+# 0.10.2 lets independent ones overlap) takes two, and the last device none: all wait until XLA gives up.
+os.environ["NPROC"] = "32"
 jax.config.update("jax_num_cpu_devices", 8)
 os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
@@ -98,7 +101,8 @@ def programs():
         return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
 
     original, launch.define = launch.define, define
-    names = ("train_laq", "train_tokenizer", "label_latents", "pretrain_vlm", "finetune", "evaluate")
+    names = ("train_laq", "train_tokenizer", "encode_frames", "label_latents", "pretrain_vlm", "finetune")
+    names += ("evaluate", "rollout_latents")
     modules = {name: importlib.import_module(name) for name in names}
     launch.define = original
     return modules

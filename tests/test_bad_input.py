@@ -72,12 +72,6 @@ def test_mistakes_are_named_and_claim_no_folder(
     assert not list(tmp_path.rglob("state"))
 
 
-def test_the_base_vlm_says_that_it_needs_an_image_tokenizer(run_program, tabletop_dataset, tmp_path):
-    changes = {"data.directory": str(tabletop_dataset), "data.latents": str(tmp_path)}
-    with pytest.raises(errors.UserError, match="model.image_stem is None"):
-        run_program("pretrain_vlm", tmp_path / "run", "base", **changes)
-
-
 @pytest.mark.parametrize("program, key", [("label_latents", "laq"), ("finetune", "vlm")])
 def test_a_run_of_another_stage_is_refused(program, key, run_program, laq_run, tmp_path):
     """A LAQ for a VLM, and the other way round."""

@@ -3,11 +3,12 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from lapa_jax import checkpoints, optimizers, sharding, training
-from lapa_jax.evaluation import vlm_quality
+from lapa_jax import checkpoints, optimizers, sharding, training, vocab
 from lapa_jax.models import laq, vlm, vqgan
+from lapa_jax.models.token_stream import Tokens
 
 LAQ_OFFICIAL = 343_796_080
 """With the codebook, and with 24 norms of 1024 that the official self-attention creates and never uses."""
@@ -27,9 +28,8 @@ def inits(load_config):
     stages["tokenizer"] = vqgan.init_fn(model, config.data.image_size), config.optimizer
     config = load_config("pretrain_vlm", "base")
     model = vlm.from_config(config.model, text_vocab=32_000)
-    init_fn = vlm_quality.init_fn(
-        model, config.data.text_length, config.data.image_size, config.model.code_length
-    )
+    ids = jnp.ones((1, 2), jnp.int32)
+    init_fn = functools.partial(model.init, tokens=Tokens.of(ids, vocab.TEXT))
     return stages | {"vlm": (init_fn, config.optimizer)}
 
 

@@ -8,10 +8,10 @@ import pathlib
 import jax
 import pytest
 
-from lapa_jax import checkpoints, errors, optimizers, sharding
+from lapa_jax import checkpoints, errors, optimizers, sharding, vocab
 from lapa_jax.data import statistics
-from lapa_jax.evaluation import vlm_quality
 from lapa_jax.models import laq, vlm, vqgan
+from lapa_jax.models.token_stream import Tokens
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("common", "__init__"))
@@ -88,14 +88,14 @@ def test_models_are_built_from_what_a_checkpoint_holds(size, load_config):
     shapes = jax.eval_shape(vqgan.init_fn(vqgan.from_config(config["model"]), config["data"]["image_size"]), key)
     assert shapes["params"]
     config = json.loads(json.dumps(load_config("pretrain_vlm", size).to_dict()))
-    model, data = vlm.from_config(config["model"], text_vocab=20), config["data"]
-    init_fn = vlm_quality.init_fn(model, data["text_length"], data["image_size"], config["model"]["code_length"])
-    assert jax.eval_shape(init_fn, key)["params"]
+    config["model"]["vocabs"]["latent"] = 8  # filled in by the program, as many as there are
+    model = vlm.from_config(config["model"], text_vocab=20)
+    ids = jax.numpy.ones((1, 2), int)
+    assert jax.eval_shape(model.init, key, Tokens.of(ids, vocab.TEXT))["params"]
 
 
 @pytest.mark.parametrize("size", ["full", "demo", "tiny"])
 def test_stages_agree_on_what_they_hand_on(size, load_config):
-    stage1, stage2 = load_config("train_laq", size), load_config("pretrain_vlm", size)
-    assert stage1.model.num_codes == stage2.model.vocabs.latent
-    assert stage1.model.code_length == stage2.model.code_length
-    assert stage1.data.directory == stage2.data.directory == load_config("finetune", size).data.directory
+    stages = [load_config(name, size).data for name in ("train_laq", "pretrain_vlm", "finetune")]
+    assert len({data.directory for data in stages}) == 1
+    assert len({data.image_size for data in stages[:2]}) == 1

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lapa_jax import checkpoints, errors, policy, sharding, training, vocab
-from lapa_jax.data import prompts, statistics
+from lapa_jax import checkpoints, errors, policy, sharding, trained, training, vocab
+from lapa_jax.data import layouts, prompts, statistics
 from lapa_jax.models import heads, token_stream
 
 WORDS = ("push the red cube left", "point at the blue star")
@@ -18,12 +18,13 @@ def assets():
     tokenizer = prompts.train_tokenizer(WORDS, length=7)
     actions = [np.random.default_rng(0).uniform(-0.03, 0.03, (50, 2)).astype(np.float32)]
     model = dict(
-        size="debug", vocabs=dict(text=0, latent=8), heads=("latent",), num_image_tokens=8, code_length=2,
+        size="debug", vocabs=dict(text=0, latent=8), heads=("latent",), image="stem",
         remat="none", theta=1e4, dtype="float32", image_stem=dict(channels=4, num_heads=2, keypoints=4),
     )
-    pretrained = {"model": model, "data": {"image_size": 16}}
+    layout = layouts.Clean(tokenizer, num_image_tokens=8, code_length=2, by_word=True)
+    planner = trained.Planner.of(model, layout, None, image_size=16)
     stats = statistics.compute(actions, "quantile")
-    return policy.describe(pretrained, tokenizer, stats, {"horizon": 3, "width": 16})
+    return policy.describe(planner.to_json(), stats, {"horizon": 3, "width": 16})
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,16 @@ def served(folder):
     return policy.Policy.from_checkpoint(folder)
 
 
+def network_inputs(assets, images):
+    planner = trained.Planner.from_json(assets)
+    return policy.network_inputs(planner, {}, planner.prompts(WORDS) | {"image": images})
+
+
 def test_a_checkpoint_is_all_a_policy_needs(served, model, state, assets):
     """Its actions are the network's own, on resized images, in metres."""
-    tokenizer = prompts.Tokenizer.from_json(assets["tokenizer"])
-    text = np.stack([tokenizer.encode(words) for words in WORDS])
-    small = np.stack([policy.transforms.resize(image, 16) for image in IMAGES])
+    inputs = network_inputs(assets, np.stack([policy.transforms.resize(image, 16) for image in IMAGES]))
     params = jax.tree.map(np.asarray, state.params)
-    normalised = np.asarray(model.apply({"params": params}, text, small))
+    normalised = np.asarray(model.apply({"params": params}, *inputs))
     expected = statistics.Statistics.from_json(assets["statistics"]).unnormalise(normalised)
     actions = served.infer({"image": IMAGES, "instruction": WORDS})["actions"]
     assert actions.shape == (2, 3, 2) and actions.dtype == np.float32
@@ -77,23 +81,20 @@ def test_single_and_batched_calls_agree_and_repeat(served):
         np.testing.assert_allclose(one, batch[i], atol=1e-5)
 
 
-def test_planning_is_greedy(model, state):
+def test_planning_is_greedy(model, state, assets):
     """The head sees the tokens that the VLM, fed its own best tokens, finds most likely."""
-    text = np.array([[1, 5, 6, 0, 0, 0, 0], [1, 7, 3, 4, 0, 0, 0]], np.int32)
-    small = IMAGES[:, :16, :16]
+    prompt, images, text = network_inputs(assets, IMAGES[:, :16, :16])
     params = jax.tree.map(np.asarray, state.params)
     planner = {"params": params["planner"]}
-    latents = np.zeros((2, 2), np.int32)
-    for position in range(2):
-        logits = model.planner.apply(planner, text, small, latents)["latent"]
-        latents[:, position] = np.argmax(logits[:, position], axis=-1)
-    prompt, seen = model.planner.apply(planner, text, small, method="prompt")
-    tokens = token_stream.concatenate(prompt, token_stream.Tokens.of(latents[:, :-1], vocab.LATENT))
-    hidden = model.planner.apply(planner, tokens, seen, method="features")[:, -2:]
-    logits = model.planner.apply(planner, hidden, method="logits")
+    tokens = prompt
+    for _ in range(2):
+        hidden = model.planner.apply(planner, tokens, images[:, None], text[:, None])
+        best = jnp.argmax(model.planner.apply(planner, hidden[:, -1:], method="logits"), axis=-1)
+        tokens = token_stream.concatenate(tokens, token_stream.Tokens.of(best, vocab.LATENT))
+    logits = model.planner.apply(planner, hidden[:, -2:], method="logits")
     head = heads.ActionHead(horizon=3, action_dim=2, width=16)
-    expected = head.apply({"params": params["action_head"]}, hidden, logits)
-    np.testing.assert_allclose(model.apply({"params": params}, text, small), expected, atol=1e-5)
+    expected = head.apply({"params": params["action_head"]}, hidden[:, -2:], logits)
+    np.testing.assert_allclose(model.apply({"params": params}, prompt, images, text), expected, atol=1e-5)
 
 
 def test_a_pretrained_planner_replaces_all_but_the_head(state, tmp_path):
@@ -118,7 +119,7 @@ def test_a_pretrained_planner_replaces_all_but_the_head(state, tmp_path):
         (IMAGES[0, 0], WORDS[0], "H, W, 3"),
         (IMAGES, WORDS[0], "as many instructions"),
         (IMAGES, WORDS[:1], "2 images need"),
-        (IMAGES[0], "push " * 10, "raise the length"),
+        (IMAGES[0], "push " * 10, "shorten the instruction"),
     ],
 )
 def test_wrong_observations_are_named(served, image, instruction, message):

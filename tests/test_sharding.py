@@ -7,8 +7,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lapa_jax import errors, sharding, training
-from lapa_jax.models import heads, laq, vlm, vqgan
+from lapa_jax import errors, latent_task, policy, sharding, trained, training
+from lapa_jax.data import latent_rows, layouts, prompts, sequences
+from lapa_jax.models import heads, laq, vqgan
 from lapa_jax.models.quantizers import whiten
 
 ROWS = 16
@@ -28,16 +29,30 @@ def laq_stage(programs, size, **model):
     return loss_fn, lambda key: model.init({"params": key, "noise": key}, frame, frame), batch
 
 
+WORDS = ("push the red block left", "push it")
+
+
 def planner(load_config):
     config = load_config("pretrain_vlm", "tiny").to_dict()["model"]
-    return vlm.from_config({**config, "code_length": 2}, text_vocab=32)
+    text = prompts.train_tokenizer(WORDS, 6)
+    layout = layouts.Clean(text, num_image_tokens=7, code_length=2, by_word=True)
+    config["vocabs"] = dict(text=32, latent=8)
+    return trained.Planner.of(config, layout, None, image_size=64)
 
 
-def text_and_image():
-    random = np.random.default_rng(0)
-    text = random.integers(1, 32, (ROWS, 5)).astype(np.int32)
-    text[::2, 3:] = 0
-    return {"text": text, "image": random.integers(0, 256, (ROWS, 64, 64, 3), np.uint8)}
+def images():
+    return np.random.default_rng(0).integers(0, 256, (ROWS, 64, 64, 3), np.uint8)
+
+
+def vlm_batch(planner, rows):
+    """Rows with a latent action each, of instructions of different lengths."""
+    made = []
+    for nth, image in enumerate(images()):
+        words, codes = WORDS[nth % 2], np.array([2 * nth, 2 * nth + 1]) % 8
+        sequence = layouts.with_latents(planner.layout.template(words), codes)
+        example = {latent_rows.SEQUENCE: sequence, "image": image, **planner.layout.text(words)}
+        made.append(rows.together([example]))
+    return sequences.stack(made)
 
 
 MESHES_OF = {
@@ -75,17 +90,18 @@ def make_stage(name, programs, load_config):
     if name == "tokenizer":
         sizes = vqgan.SIZES["tiny"] | dict(width=8, multipliers=(1, 2))
         model = vqgan.VQGAN(**sizes, quantizer="vq_ema")
-        batch = {"frame": text_and_image()["image"][:, :16, :16]}
+        batch = {"frame": images()[:, :16, :16]}
         return programs["train_tokenizer"].make_loss(model, absolute=0.2), vqgan.init_fn(model, 16), batch
-    model, batch = planner(load_config), text_and_image()
-    one = {key: jnp.asarray(rows[:1]) for key, rows in batch.items()}
+    vlm = planner(load_config)
     if name == "vlm":
-        codes = np.arange(2 * ROWS, dtype=np.int32).reshape(ROWS, 2) % 8
-        loss_fn = programs["pretrain_vlm"].make_loss(model)
-        return loss_fn, lambda key: model.init(key, *one.values(), codes[:1]), batch | {"latents": codes}
-    policy = heads.LatentActionPolicy(model, code_length=2, horizon=2, action_dim=2, head_width=16)
+        rows = latent_rows.Rows.of(vlm.layout, WORDS)
+        task = latent_task.LatentTask(vlm, rows, {"latent": 1.0})
+        return programs["pretrain_vlm"].make_loss(task), vlm.init_fn(), vlm_batch(vlm, rows)
+    model = heads.LatentActionPolicy(vlm.model, code_length=2, horizon=2, action_dim=2, head_width=16)
+    batch = vlm.prompts([WORDS[nth % 2] for nth in range(ROWS)]) | {"image": images()}
+    one = policy.network_inputs(vlm, {}, {key: jnp.asarray(rows[:1]) for key, rows in batch.items()})
     batch |= {"actions": numbers(ROWS, 2, 2), "action_mask": np.arange(2 * ROWS).reshape(ROWS, 2) % 3 > 0}
-    return programs["finetune"].make_loss(policy), lambda key: policy.init(key, *one.values()), batch
+    return programs["finetune"].make_loss(model, vlm), lambda key: model.init(key, *one), batch
 
 
 def run(loss_fn, state, batch, mesh):

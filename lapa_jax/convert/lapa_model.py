@@ -39,7 +39,6 @@ def model_of(path: str | os.PathLike, num_heads: int | None = None, **options: A
         vocabs={name: shapes[f"embed_{name}/embedding"][0] for name in names},
         heads=tuple(names),
         trunk=dict(width=width, depth=depth, num_heads=num_heads, mlp_dim=mlp_dim) | options,
-        num_image_tokens=vocab.END_OF_VISION_ID,
         **dtypes,
     )
 

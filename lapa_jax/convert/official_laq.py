@@ -79,11 +79,8 @@ def model_of(state: Mapping[str, np.ndarray], image_size: int | None = None) -> 
 
 
 def _shape(state: Mapping[str, np.ndarray], key: str, ndim: int) -> tuple[int, ...]:
-    if key not in state or state[key].ndim != ndim or not state[key].size:
-        found = f"has shape {state[key].shape}" if key in state else "is missing"
-        held = torch_zip.contents(state)
-        raise errors.UserError(f"{laq_names.STRANGER}: {key} {found}, there is {held} (see --part)")
-    return state[key].shape
+    held = f"there is {torch_zip.contents(state)}; see --part"
+    return states.shape_of(state, key, ndim, laq_names.STRANGER, held)
 
 
 def _depth(state: Mapping[str, Any], transformer: str) -> int:

@@ -69,10 +69,7 @@ def model_of(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _shape(leaves: Mapping[str, np.ndarray], path: str, ndim: int) -> tuple[int, ...]:
-    if path not in leaves or leaves[path].ndim != ndim or not leaves[path].size:
-        found = f"has shape {leaves[path].shape}" if path in leaves else "is missing"
-        raise errors.UserError(f"{STRANGER}: {path} {found} (there are {len(leaves)} leaves)")
-    return leaves[path].shape
+    return states.shape_of(leaves, path, ndim, STRANGER, f"there are {len(leaves)} leaves")
 
 
 def _count(leaves: Mapping[str, Any], start: str) -> int:

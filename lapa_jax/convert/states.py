@@ -11,6 +11,22 @@ from jax.sharding import Mesh
 from lapa_jax import errors, training
 
 
+def shape_of(leaves: Mapping[str, np.ndarray], name: str, ndim: int, stranger: str, held: str) -> tuple[int, ...]:
+    """The shape of a leaf that tells a size.
+
+    Args:
+        stranger: as of `check`.
+        held: what there is instead, for the error.
+
+    Raises:
+        UserError: it is missing, empty, or has another number of axes.
+    """
+    if name not in leaves or leaves[name].ndim != ndim or not leaves[name].size:
+        found = f"has shape {leaves[name].shape}" if name in leaves else "is missing"
+        raise errors.UserError(f"{stranger}: {name} {found} ({held})")
+    return leaves[name].shape
+
+
 def check(
     leaves: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],

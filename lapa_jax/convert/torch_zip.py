@@ -12,7 +12,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -42,23 +42,26 @@ _BROKEN = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, Overfl
 """What `zipfile` raises on damaged archives."""
 
 
-def read(path: str | os.PathLike, part: str | None = None) -> dict[str, np.ndarray]:
+def read(
+    path: str | os.PathLike, part: str | None = None, keep: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
     """The tensors of a flat state dict by name: read-only views of the file, which is mapped and not loaded.
 
     Args:
         part: of a file that holds several things, the one to take: the name of a dict in it, or what the
             names begin with ("ema_model" for "ema_model.x"); it is left off the names.
+        keep: whether a tensor of that name is wanted; the bytes of the others are not touched.
 
     Raises:
         UserError: not a file of torch.save, one that is damaged or cut off, or one that holds something else
-            than a flat dict of dense tensors (says what). Checksums are verified.
+            than a flat dict of dense tensors (says what). Checksums of what is read are verified.
     """
     archive = _Archive(pathlib.Path(path))
     state = _flat(torch_pickle.loads(memoryview(archive.record("data.pkl")), archive.path), part, archive.path)
     swap = _byteorder(archive) != sys.byteorder
     storages: dict[tuple, np.ndarray] = {}
     arrays = {}
-    for name, tensor in state.items():
+    for name, tensor in ((name, tensor) for name, tensor in state.items() if keep(name)):
         identity = dataclasses.astuple(tensor.storage)
         if identity not in storages:
             storages[identity] = _storage(archive, tensor.storage, swap)

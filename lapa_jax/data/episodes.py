@@ -66,6 +66,8 @@ class Episodes:
         instructions: one string an episode, "" where there is none.
         cameras: name -> frames; `camera` is the one that is read when none is named.
         stored: int64[E], the number of each episode in its source.
+        source: hash of the frames of `camera` in all of the source, the same in both views and for any choice of
+            episodes; what is made of frames alone belongs to it. "" where nothing says so.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Episodes:
     cameras: Mapping[str, Frames] = dataclasses.field(repr=False)
     arrays: Mapping[str, Trajectories] = dataclasses.field(repr=False)
     stored: np.ndarray = dataclasses.field(repr=False)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.stored)

@@ -8,7 +8,7 @@ import numpy as np
 from lapa_jax import errors
 from lapa_jax.data import augment as augment_lib
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import gaps, prompts, transforms
+from lapa_jax.data import gaps, latent_examples, latent_rows, layouts, packed_stream, prompts, transforms
 from lapa_jax.data import latents as latents_lib
 from lapa_jax.data import statistics as statistics_lib
 from lapa_jax.data.streams import Batch, Order, Part, Stream, hashed
@@ -58,7 +58,7 @@ def frame_pairs(
 
     def part(members: episodes_lib.Episodes, weight: float) -> Part:
         steps = gap.steps(members)
-        text = None if tokenizer is None else _encode_all(members, tokenizer)
+        text = None if tokenizer is None else latent_examples.of_each(members, tokenizer.encode)
         actions = None if statistics is None else members["action"]
 
         def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
@@ -84,50 +84,54 @@ def frame_pairs(
 
 def latent_stream(
     episodes: episodes_lib.Episodes | episodes_lib.Mixture,
-    latents: latents_lib.Latents | Sequence[latents_lib.Latents],
-    tokenizer: prompts.Tokenizer,
+    labels: latents_lib.Latents | Sequence[latents_lib.Latents] | latent_examples.Follow,
+    rows: latent_rows.Rows,
     batch_size: int,
     seed: int = 0,
     image_size: int | None = None,
     blank_instruction_rate: float = 0.0,
     augment: augment_lib.Augment = _OFF,
+    encoded: Sequence[latent_examples.Encoded] | None = None,
     **order: Any,
-) -> Stream:
-    """Frames with their latent action: image uint8[B, H, W, 3], text int32[B, L],
-    latents int32[B, N].
+) -> Stream | packed_stream.PackedStream:
+    """Rows of tokens (`sequences`) and their images: image uint8[B, E, H, W, 3], E examples a row at most.
 
-    A mixture takes one `latents` a member, all of the same code length. Each example has its instruction
-    replaced by the empty one with probability `blank_instruction_rate`. `order` takes the other fields of
-    `Order`.
+    A mixture takes one `Latents` a member, all of the same code length; or latents are found on the device, from
+    pair uint8[B, E, 2, h, w, 3] (`latent_examples.Follow`). Where the layout wants it there is text int32[B, E, L],
+    too. Each example has its instruction replaced by the empty one with probability `blank_instruction_rate`.
+
+    Args:
+        encoded: what a frozen encoder gave for each frame, one a member; image is then as encoded, [B, E, P, ...].
+        order: the other fields of `Order`.
+
+    Raises:
+        UserError: labels that do not fit together or are not of these episodes, or an augmentation of images that
+            are encoded already.
     """
-    if not 0 <= blank_instruction_rate <= 1:
-        raise errors.UserError(f"blank_instruction_rate {blank_instruction_rate} is not a probability; use 0..1")
-    blank, labels = tokenizer.encode_blank(), _one_each(latents, episodes, "latents")
-    if len({(found.code_length, found.num_codes) for found in labels}) > 1:
+    follow = isinstance(labels, latent_examples.Follow)
+    labels = [labels] * len(episodes_lib.as_mixture(episodes).members) if follow else labels
+    labels = _one_each(labels, episodes, "latents")
+    seen = [None] * len(labels) if encoded is None else _one_each(encoded, episodes, "encoded datasets")
+    if not follow and len({(found.code_length, found.num_codes) for found in labels}) > 1:
         raise errors.UserError(
             "the latent actions of the datasets are of different quantizers; label them with one"
         )
 
-    def part(members: episodes_lib.Episodes, weight: float, codes: latents_lib.Latents) -> Part:
-        text = _encode_all(members, tokenizer)
+    def part(members: episodes_lib.Episodes, weight: float, codes: Any, cache: Any) -> Part:
+        sight = latent_examples.Sight(members, image_size, augment, cache)
+        made = latent_examples.Examples(sight, codes, rows.layout, blank_instruction_rate)
+        name = _name("latents", members, image_size, augment, made.identity, rows.identity)
+        example = made if rows.packed else rows.alone(made)
+        return Part(made.index, example, name, weight, made.size)
 
-        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
-            episode, t = at
-            encoded = blank if rng.random() < blank_instruction_rate else text(episode)
-            change = augment.draw(rng)
-            image = change(members.frame(episode, t, image_size))
-            return {"image": image, "text": encoded, "latents": codes.codes(episode)[t]}
-
-        index = gaps.Steps(codes.gap, codes.gap).index(members)
-        name = _name("latents", members, codes.gap, image_size, blank_instruction_rate, augment)
-        return Part(index, example, name, weight)
-
-    return _stream(part, episodes, Order(batch_size, seed, **order), labels)
+    return _stream(
+        part, episodes, Order(batch_size, seed, **order), labels, seen, rows=rows if rows.packed else None
+    )
 
 
 def action_stream(
     episodes: episodes_lib.Episodes | episodes_lib.Mixture,
-    tokenizer: prompts.Tokenizer,
+    layout: layouts.Layout,
     statistics: statistics_lib.Statistics | Sequence[statistics_lib.Statistics],
     horizon: int,
     batch_size: int,
@@ -137,8 +141,9 @@ def action_stream(
     augment: augment_lib.Augment = _OFF,
     **order: Any,
 ) -> Stream:
-    """Frames with the actions that follow: image uint8[B, H, W, 3], text int32[B, L],
-    actions float32[B, horizon, A] normalised, action_mask bool[B, horizon].
+    """Frames with the actions that follow: image uint8[B, H, W, 3], the prompt of the layout (tokens, kinds,
+    segments int32[B, T], text int32[B, L] where it wants that), actions float32[B, horizon, A] normalised,
+    action_mask bool[B, horizon].
 
     Past the end of an episode its last action repeats and the mask is False. With window > 1 the image is
     uint8[B, window, H, W, 3], the last one now, with window_mask bool[B, window]; before the first step
@@ -151,7 +156,7 @@ def action_stream(
         raise errors.UserError(f"window {window} holds no frame; use 1 or more")
 
     def part(members: episodes_lib.Episodes, weight: float, stats: statistics_lib.Statistics) -> Part:
-        actions, text = members["action"], _encode_all(members, tokenizer)
+        actions, prompt = members["action"], latent_examples.of_each(members, layout.prompt)
 
         def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
             episode, t = at
@@ -160,7 +165,7 @@ def action_stream(
             change = augment.draw(rng)
             frames = [change(members.frame(episode, int(step), image_size)) for step in steps]
             past = {"image": np.stack(frames), "window_mask": seen} if window > 1 else {"image": frames[0]}
-            return {**past, "text": text(episode), "actions": stats.normalise(chunk), "action_mask": mask}
+            return {**past, **prompt(episode), "actions": stats.normalise(chunk), "action_mask": mask}
 
         name = _name("actions", members, horizon, image_size, window, augment)
         return Part(transforms.StepIndex(members.lengths), example, name, weight)
@@ -169,11 +174,17 @@ def action_stream(
 
 
 def _stream(
-    part: Callable[..., Part], episodes: episodes_lib.Episodes | episodes_lib.Mixture, order: Order, *more: Sequence
-) -> Stream:
+    part: Callable[..., Part],
+    episodes: episodes_lib.Episodes | episodes_lib.Mixture,
+    order: Order,
+    *more: Sequence,
+    rows: latent_rows.Rows | None = None,
+) -> Stream | packed_stream.PackedStream:
     mixture = episodes_lib.as_mixture(episodes)
-    rows = zip(mixture.members, mixture.weights, *more, strict=True)
-    return Stream([part(*row) for row in rows], order, mixture.balance)
+    parts = [part(*each) for each in zip(mixture.members, mixture.weights, *more, strict=True)]
+    if rows is not None:
+        return packed_stream.PackedStream(parts, order, rows, mixture.balance)
+    return Stream(parts, order, mixture.balance)
 
 
 def _one_each(found: Any, episodes: episodes_lib.Episodes | episodes_lib.Mixture, what: str) -> Sequence[Any]:
@@ -182,16 +193,6 @@ def _one_each(found: Any, episodes: episodes_lib.Episodes | episodes_lib.Mixture
     if len(found) != members:
         raise errors.UserError(f"{len(found)} {what} for {members} datasets; give one for each")
     return found
-
-
-def _encode_all(episodes: episodes_lib.Episodes, tokenizer: prompts.Tokenizer) -> Callable[[int], np.ndarray]:
-    """episode -> its instruction as tokens; each text is encoded once."""
-    if not any(episodes.instructions):
-        raise errors.UserError(
-            f"{episodes.name} has no instruction in any episode; name its key in the table (docs/datasets.md)"
-        )
-    encoded = {text: tokenizer.encode(text) for text in set(episodes.instructions)}
-    return lambda episode: encoded[episodes.instructions[episode]]
 
 
 def _name(kind: str, episodes: episodes_lib.Episodes, *choices: Any) -> str:

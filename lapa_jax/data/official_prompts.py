@@ -6,15 +6,18 @@ Markers such as `<vision>` are ordinary text of several pieces; the two `<s>` ar
 with and the one that instructions have in front. Loss is on all that follows `</vision>`.
 """
 
+import base64
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lapa_jax import errors, vocab
-from lapa_jax.data import pieces
+from lapa_jax.data import pieces, prompts
+from lapa_jax.data.sequences import Tokens, join
 
 INSTRUCTION = "<s> You are a helpful assistant. USER: What action should the robot take to `{}` ASSISTANT:"
 """The instruction of a task, as in all published data."""
@@ -23,27 +26,42 @@ SPECIALS = {"<unk>": vocab.LLAMA_UNK_ID, "<s>": vocab.LLAMA_BOS_ID, "</s>": voca
 MARKERS = {vocab.VISION: "vision", vocab.LATENT: "delta", vocab.ACTION: "action"}
 """Kind -> the official name of what is marked; also the key of its ids in the official JSONL files."""
 
-PAD_ID, PROMPT_PAD_ID = vocab.LLAMA_BOS_ID, vocab.LLAMA_UNK_ID
-"""Padding on the right while training; on the left of a prompt, where it is masked."""
+PROMPT_PAD_ID = vocab.LLAMA_UNK_ID
+"""Padding on the left of a prompt, where it is masked."""
+
+PROMPT_LENGTH = 128
+"""Tokens of the text up to the image."""
 
 
 class Tokenizer:
     """LLaMA's text tokens by the rules of the official code.
 
     Text is cut at `<unk>`, `<s>` and `</s>`, which become their ids; white space beside them is dropped, and the
-    stretches between are encoded each by itself. No `<s>` is put in front.
+    stretches between are encoded each by itself. `encode` puts no `<s>` in front; `ids` does.
 
     Args:
-        path: of the `tokenizer.model`.
+        data: what is in the `tokenizer.model`.
+        length: most ids that an instruction may have.
+        path: what errors call the file.
 
     Raises:
-        UserError: it cannot be read, is of another kind, or has the special pieces elsewhere.
+        UserError: it is of another kind, or has the special pieces elsewhere.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._pieces = pieces.Pieces(path)
+    start_id = vocab.LLAMA_BOS_ID
+
+    def __init__(
+        self, data: bytes, length: int = PROMPT_LENGTH, path: str | os.PathLike = "tokenizer.model"
+    ) -> None:
+        self._data, self.length = data, length
+        self._pieces = pieces.Pieces(data, path)
         if any(self._pieces.ids.get(name) != i for name, i in SPECIALS.items()):
             raise errors.UserError(f"{path} begins otherwise than <unk>, <s>, </s>; give one as LLaMA's")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, length: int = PROMPT_LENGTH) -> "Tokenizer":
+        """Raises UserError when there is no such file, or as the constructor."""
+        return cls(pieces.read(path), length, path)
 
     @property
     def vocab_size(self) -> int:
@@ -61,13 +79,23 @@ class Tokenizer:
             parts = [first.rstrip(), *(part.strip() for part in between), last.lstrip()]
         return [i for part in parts for i in ([SPECIALS[part]] if part in SPECIALS else self._pieces.encode(part))]
 
+    def ids(self, instruction: str) -> list[int]:
+        """<s> and the ids of an instruction, at most `length`.
 
-class Tokens(NamedTuple):
-    """A sequence: ids int32[T], the vocabulary of each int8[T] (`vocab`), and whether it is a target bool[T]."""
+        Raises:
+            UserError: it has more.
+        """
+        found = [self.start_id, *self.encode(instruction)]
+        prompts.check_length(instruction, len(found), self.length)
+        return found
 
-    tokens: np.ndarray
-    kinds: np.ndarray
-    loss: np.ndarray
+    def to_json(self) -> str:
+        return json.dumps({"length": self.length, "pieces": base64.b64encode(self._data).decode()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        saved = json.loads(text)
+        return cls(base64.b64decode(saved["pieces"]), saved["length"])
 
 
 def example(tokenizer: Tokenizer, instruction: str, image_codes: Any, ids: Any, kind: int) -> Tokens:
@@ -82,7 +110,7 @@ def example(tokenizer: Tokenizer, instruction: str, image_codes: Any, ids: Any, 
         UserError: codes that are no numbers, or that the vocabulary does not have.
     """
     name, text = MARKERS[kind], vocab.TEXT
-    return _join(
+    return join(
         ([vocab.LLAMA_BOS_ID, *tokenizer.encode(instruction)], text, False),
         (tokenizer.encode("<vision>"), text, False),
         (_frames(image_codes), vocab.VISION, False),
@@ -109,12 +137,12 @@ def from_record(tokenizer: Tokenizer, record: Mapping[str, Any]) -> Tokens:
     return example(tokenizer, record["instruction"], record["vision"], record[MARKERS[kind]], kind)
 
 
-def prompts(
+def prompt_batch(
     tokenizer: Tokenizer,
     instructions: Sequence[str],
     image_codes: Any,
     kind: int,
-    length: int = 128,
+    length: int = PROMPT_LENGTH,
     legacy: bool = False,
 ) -> dict[str, np.ndarray]:
     """What comes before the ids of a latent action or an action, as `example` has it, padded on the left.
@@ -139,19 +167,10 @@ def prompts(
         text = text[-length:]
         padding = [PROMPT_PAD_ID] * (length - len(text))
         parts = [(padding + text, vocab.TEXT), (_frames(codes), vocab.VISION), (end, vocab.TEXT)]
-        rows.append(_join(*((ids, kind, False) for ids, kind in parts)))
+        rows.append(join(*((ids, kind, False) for ids, kind in parts)))
         masks.append(np.arange(len(rows[-1].tokens)) >= len(padding))
     tokens, kinds, _ = (np.stack(values) for values in zip(*rows, strict=True))
     return dict(tokens=tokens, kinds=kinds, mask=np.stack(masks))
-
-
-def _join(*parts: tuple[Sequence[int], int, bool]) -> Tokens:
-    lengths = [len(ids) for ids, _, _ in parts]
-    return Tokens(
-        np.concatenate([np.asarray(ids, np.int32) for ids, _, _ in parts]),
-        np.repeat(np.array([kind for _, kind, _ in parts], np.int8), lengths),
-        np.repeat([loss for _, _, loss in parts], lengths),
-    )
 
 
 def _frames(image_codes: Any) -> np.ndarray:

@@ -26,19 +26,20 @@ _RULES, _DUMMY_PREFIX, _TRIM, _ESCAPE = 2, 3, 4, 5  # of how text is normalised
 class Pieces:
     """The vocabulary of a model and how texts fall apart into it.
 
+    Args:
+        data: what is in the file of the model.
+        path: what errors call it.
+
     Raises:
-        UserError: no such file, or a model of another kind than LLaMA's.
+        UserError: a model of another kind than LLaMA's, or none.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, data: bytes, path: str | os.PathLike = "tokenizer.model") -> None:
         try:
-            data = pathlib.Path(path).read_bytes()
             model = _message(data, 0, len(data))
             self.texts, self._scores, self.types = zip(*(_piece(data, span) for span in model[1]), strict=True)
             trained, normal = (_message(data, *model.get(number, [(0, 0)])[-1]) for number in (2, 3))
             rules = any(stop > start for start, stop in normal.get(_RULES, []))
-        except OSError as error:
-            raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
         except (example.Malformed, KeyError, TypeError, ValueError, struct.error) as error:
             raise errors.UserError(f"{path} is no SentencePiece model ({error!r}): copy it again") from None
         self.ids = {text: i for i, text in enumerate(self.texts)}
@@ -109,6 +110,14 @@ class Pieces:
         if piece in self._merges:
             return [self.ids[piece]]
         return [self.ids[_byte(value)] for value in piece.encode()]
+
+
+def read(path: str | os.PathLike) -> bytes:
+    """What is in a file; raises UserError when it cannot be read."""
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _byte(value: int) -> str:

@@ -345,6 +345,7 @@ def _view(
         cameras={name: StoredFrames(stored, column, entry.trim[0]) for name, column in images.items()},
         arrays=arrays,
         stored=np.arange(len(stored)),
+        source=storage.digest([entry.trim, stored.digest(""), stored.digest(images[camera])]),
     )
 
 

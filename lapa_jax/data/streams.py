@@ -75,12 +75,14 @@ class Part:
         example: (episode, step), generator -> arrays of one example.
         name: of the dataset and of all choices that its examples hang on.
         weight: see `mixtures.probabilities`.
+        size: (episode, step) -> places that the example takes in a row, at most; where rows are shared.
     """
 
     index: transforms.StepIndex
     example: Example
     name: str
     weight: float = 1.0
+    size: Callable[[tuple[int, int]], int] | None = None
 
 
 class Stream:
@@ -94,14 +96,9 @@ class Stream:
     def __init__(self, parts: Sequence[Part], order: Order, balance: bool = True):
         self.num_examples = sum(len(part.index) for part in parts)
         self._order, self._taken, self._iterator = order, 0, None
-        self._identity = {
-            "batch_size": order.batch_size,
-            "seed": order.seed,
-            "shuffle": order.shuffle,
-            "stream": _joined(parts, balance),
-        }
-        self.spec = _spec(parts, order.local_batch_size)
-        self._dataset = _pipeline(parts, order, balance)
+        self._identity = identity(parts, order, balance)
+        self.spec = spec(parts, order.local_batch_size)
+        self._dataset = _local_batches(examples(parts, order, balance), order)
 
     def __iter__(self) -> "Stream":
         return self
@@ -123,15 +120,26 @@ class Stream:
         Raises:
             UserError: the state is of another stream: other data, seed or batch size.
         """
-        for name, value in self._identity.items():
-            if state.get(name) != value:
-                raise errors.UserError(
-                    f"cannot resume the data: {name} was {state.get(name)!r} and is now {value!r};"
-                    " use the old value or start a new run"
-                )
-        if not isinstance(state.get("batches"), int):
-            raise errors.UserError("cannot resume the data: the state has no position; start a new run")
+        check_state(state, self._identity)
         self._taken, self._iterator = int(state["batches"]), None
+
+
+def identity(parts: Sequence[Part], order: Order, balance: bool) -> dict[str, Any]:
+    """All that the batches of a stream hang on."""
+    names = {"batch_size": order.batch_size, "seed": order.seed, "shuffle": order.shuffle}
+    return names | {"stream": _joined(parts, balance)}
+
+
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises UserError when a state is of a stream of another identity, or of none."""
+    for name, value in own.items():
+        if state.get(name) != value:
+            raise errors.UserError(
+                f"cannot resume the data: {name} was {state.get(name)!r} and is now {value!r};"
+                " use the old value or start a new run"
+            )
+    if not isinstance(state.get("batches"), int):
+        raise errors.UserError("cannot resume the data: the state has no position; start a new run")
 
 
 class Zipped:
@@ -172,11 +180,15 @@ def _joined(parts: Sequence[Part], balance: bool) -> str:
     return hashed("mixture", (balance, [(part.name, part.weight) for part in parts]))
 
 
-def _spec(parts: Sequence[Part], rows: int) -> Spec:
-    """Shapes of a batch, from the first example of each dataset; they must agree."""
+def spec(parts: Sequence[Part], rows: int, row: Callable[[Any], Batch] = lambda example: example) -> Spec:
+    """Shapes of a batch, from the first example of each dataset; they must agree.
+
+    Args:
+        row: what becomes of an example alone in its row.
+    """
     specs = []
     for part in parts:
-        first = part.example(part.index[0], np.random.default_rng(0))
+        first = row(part.example(part.index[0], np.random.default_rng(0)))
         specs.append({k: ((rows, *v.shape), v.dtype) for k, v in first.items()})
         if specs[-1] != specs[0]:
             different = next(k for k in specs[0] if specs[-1].get(k) != specs[0][k])
@@ -187,17 +199,32 @@ def _spec(parts: Sequence[Part], rows: int) -> Spec:
     return specs[0]
 
 
-def _pipeline(parts: Sequence[Part], order: Order, balance: bool) -> grain.MapDataset[Batch]:
-    """Batch number -> local batch."""
+def examples(parts: Sequence[Part], order: Order, balance: bool) -> grain.MapDataset[Any]:
+    """Number -> example, in the order of all processes together."""
+    # Random choices are made before the split over processes: they hang on the position in the dataset.
+    return _mixed(parts, order, balance, lambda part, dataset: dataset.random_map(part.example))
+
+
+def sizes(parts: Sequence[Part], order: Order, balance: bool) -> grain.MapDataset[int]:
+    """Number -> places that the example takes in a row; nothing of it is read."""
+    return _mixed(parts, order, balance, lambda part, dataset: dataset.map(part.size))
+
+
+def _mixed(
+    parts: Sequence[Part], order: Order, balance: bool, of: Callable[[Part, grain.MapDataset], grain.MapDataset]
+) -> grain.MapDataset[Any]:
     if len(parts) > 1 and not order.repeat:
         raise errors.UserError("one epoch of a mixture is not defined; read its datasets one by one")
-    datasets = [_shuffled(part, order, alone=len(parts) == 1) for part in parts]
-    if len(parts) > 1:
-        sizes = [len(part.index) for part in parts]
-        weights = mixtures.probabilities([part.weight for part in parts], sizes, balance)
-        dataset = grain.MapDataset.mix(datasets, weights.tolist())
-    else:
-        dataset = datasets[0]
+    datasets = [of(part, _shuffled(part, order, alone=len(parts) == 1)) for part in parts]
+    if len(parts) == 1:
+        return datasets[0]
+    counts = [len(part.index) for part in parts]
+    weights = mixtures.probabilities([part.weight for part in parts], counts, balance)
+    return grain.MapDataset.mix(datasets, weights.tolist())
+
+
+def _local_batches(dataset: grain.MapDataset, order: Order) -> grain.MapDataset[Batch]:
+    """Batch number -> local batch."""
     if order.process_count > 1:
         dataset = dataset[order.process_index :: order.process_count]
     return dataset.batch(order.local_batch_size, drop_remainder=order.repeat)
@@ -208,10 +235,7 @@ def _shuffled(part: Part, order: Order, alone: bool) -> grain.MapDataset[Batch]:
     dataset = grain.MapDataset.source(part.index).seed(seed)
     if order.shuffle:
         dataset = dataset.shuffle()
-    if order.repeat:
-        dataset = dataset.repeat()
-    # Random choices are made before the split over processes: they hang on the position in the dataset.
-    return dataset.random_map(part.example)
+    return dataset.repeat() if order.repeat else dataset
 
 
 def _read_ahead(dataset: grain.MapDataset[Batch], order: Order) -> Any:

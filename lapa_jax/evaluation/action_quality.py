@@ -1,35 +1,38 @@
 """Open-loop error of a policy's action chunks on episodes it was not trained on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from lapa_jax import training
+from lapa_jax import trained, training
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import loader, prompts, statistics
+from lapa_jax.data import loader, statistics
 
 
 def evaluate(
-    model: Any,
+    predict: Callable[[Any, Any], jax.Array],
     state: training.TrainState,
     episodes: episodes_lib.Episodes,
-    tokenizer: prompts.Tokenizer,
+    planner: trained.Planner,
     stats: statistics.Statistics,
     horizon: int,
-    image_size: int,
 ) -> dict[str, float]:
-    """`mse` of normalised actions, and `zero_mse` of always answering their mean, the floor to beat."""
+    """`mse` of normalised actions, and `zero_mse` of always answering their mean, the floor to beat.
+
+    Args:
+        predict: (variables, batch of `loader.action_stream`) -> normalised actions.
+    """
     stream = loader.action_stream(
-        episodes, tokenizer, stats, horizon, 100, image_size=image_size, repeat=False, shuffle=False
+        episodes, planner.layout, stats, horizon, 100, image_size=planner.image_size, repeat=False, shuffle=False
     )
-    forward = jax.jit(lambda p, t, i: model.apply({"params": p}, t, i))
+    forward, variables = jax.jit(predict), {"params": state.params, **state.variables}
     squared, zero, count = 0.0, 0.0, 0
     for batch in stream:
-        rows = len(batch["text"])
-        text, image = (np.resize(batch[k], (100, *batch[k].shape[1:])) for k in ("text", "image"))
-        predicted = np.asarray(forward(state.params, text, image))[:rows]
-        mask = batch["action_mask"]
+        rows, mask = len(batch["tokens"]), batch["action_mask"]
+        full = {key: np.resize(value, (100, *value.shape[1:])) for key, value in batch.items()}
+        predicted = np.asarray(forward(variables, full))[:rows]
         squared += float(np.sum(np.square(predicted - batch["actions"])[mask]))
         zero += float(np.sum(np.square(batch["actions"])[mask]))
         count += int(mask.sum()) * predicted.shape[-1]

@@ -36,6 +36,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         ("reconstructions", "Reconstructions", _reconstructions(run)),
         ("codes", "Codes", galleries.codes(run.gallery, run.summaries["laq"])),
         ("transfer", "Code transfer", galleries.transfer(run.gallery)),
+        ("imagined", "Imagined video", _imagined(run)),
         ("success", "Task success", _success(run)),
         ("films", "Rollouts", _films(run)),
         ("configs", "Configurations", _configs(run)),
@@ -169,6 +170,24 @@ def _losses(run: RunFolder) -> str:
 def _reconstructions(run: RunFolder) -> str:
     summary = run.summaries["laq"] or {}
     return galleries.reconstructions(run.gallery, summary.get("gap_seconds"))
+
+
+def _imagined(run: RunFolder) -> str:
+    """Latent rollouts: strips of frames, and how far ahead they are closer to the truth than the first frame."""
+    strips = run.path / "rollouts" / "strips.png"
+    if run.rollouts is None or not strips.is_file():
+        return page.absent("Latent rollouts")
+    names = {"imagined": "imagined", "true codes": "true codes decoded", "first_frame": "first frame kept"}
+    psnr = run.rollouts["psnr"]
+    rows = [[page.escape(name), *(f"{value:.1f}" for value in psnr[key])] for key, name in names.items()]
+    heads = ["PSNR, dB, at step", *(str(i + 1) for i in range(len(psnr["imagined"])))]
+    caption = (
+        "Held-out videos. From the first frame and the instruction the model picks a latent action, the LAQ paints "
+        "the frame it leads to, and so on: no simulator is involved. “True codes” are those that the LAQ gives to "
+        "the video, so they show what the painter alone can do."
+    )
+    picture = page.data_image(strips.read_bytes(), "png", "strips of imagined video")
+    return page.figure(picture, caption) + f'<div class="panel">{page.table(heads, rows)}</div>'
 
 
 def _success(run: RunFolder) -> str:

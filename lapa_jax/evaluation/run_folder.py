@@ -23,11 +23,12 @@ class RunFolder:
     configs: dict[str, dict[str, Any] | None]
     metrics: dict[str, list[dict[str, Any]]]
     gallery: dict[str, np.ndarray] | None
+    rollouts: dict[str, Any] | None
     results: dict[str, Any] | None
 
 
 def read(run_dir: str | os.PathLike) -> RunFolder:
-    """Reads run.json, each stage's files, the LAQ gallery and evaluation/results.json.
+    """Reads run.json, each stage's files, the LAQ gallery, latent rollouts and evaluation/results.json.
 
     Raises:
         UserError: the folder does not exist, or a file in it is not what its name says.
@@ -42,6 +43,7 @@ def read(run_dir: str | os.PathLike) -> RunFolder:
         configs={s: _read_json(path / s / "config.json") for s in STAGES},
         metrics={s: _read_lines(path / s / "metrics.jsonl") for s in STAGES},
         gallery=_read_arrays(path / "laq" / "gallery.npz"),
+        rollouts=_read_json(path / "rollouts" / "rollouts.json"),
         results=_read_json(path / "evaluation" / "results.json"),
     )
 

@@ -42,13 +42,18 @@ class LatentActionPolicy(nn.Module):
     def setup(self) -> None:
         self.action_head = ActionHead(self.horizon, self.action_dim, self.head_width)
 
-    def __call__(self, text: jax.Array, image: jax.Array) -> jax.Array:
-        """int[B, L], uint8[B, H, W, 3] -> normalised actions float[B, horizon, A]."""
-        prompt, seen = self.planner.prompt(text, image)
+    def __call__(self, prompt: Tokens, image: jax.Array, text: jax.Array | None = None) -> jax.Array:
+        """Normalised actions float[B, horizon, A] after a prompt that ends at the right, with one image a row.
+
+        Args:
+            image: one image a row, as `vlm.LatentActionVLM.see` takes E of them: [B, ...] instead of [B, E, ...].
+            text: int[B, L], where the image stem wants it.
+        """
+        prompt, seen = self.planner.see(prompt, image[:, None], None if text is None else text[:, None])
         tokens = token_stream.concatenate(prompt, Tokens.of(self._plan(prompt, seen), vocab.LATENT))
         hidden = self.planner.features(tokens, seen)[:, -self.code_length :]
         if self.is_initializing():
-            self.planner(text, image, jnp.zeros((text.shape[0], self.code_length), jnp.int32))
+            self.planner(prompt)
         return self.action_head(hidden, self.planner.logits(hidden))
 
     def _plan(self, prompt: Tokens, seen: jax.Array | None) -> jax.Array:

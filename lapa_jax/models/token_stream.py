@@ -12,8 +12,8 @@ class Tokens:
     Attributes:
         ids: int[B, T]; of the vocabulary that the kind names, or the row of what an image encoder gave.
         kinds: int[B, T]; see `lapa_jax.vocab`.
-        segments: int[B, T]; 0 is padding. Tokens see those of their own segment only, so that several
-            examples may share a row.
+        segments: int[B, T]; 0 is padding, and along a row they rise. Tokens see those of their own segment only,
+            so that several examples may share a row.
     """
 
     ids: jax.Array
@@ -33,8 +33,12 @@ class Tokens:
 
     @property
     def positions(self) -> jax.Array:
-        """int[B, T]: how many real tokens came before, in the row. Padding takes no place."""
-        return jnp.maximum(jnp.cumsum(self.real, axis=1) - 1, 0)
+        """int[B, T]: how many real tokens came before in the segment. Padding takes no place."""
+        count = jnp.cumsum(self.real, axis=1)
+        highest = jax.lax.cummax(self.segments, axis=1)
+        begins = self.segments > jnp.pad(highest[:, :-1], ((0, 0), (1, 0)))
+        before = jax.lax.cummax(jnp.where(begins, count - 1, 0), axis=1)
+        return jnp.maximum(count - 1 - before, 0)
 
     @property
     def mask(self) -> jax.Array:
@@ -44,6 +48,24 @@ class Tokens:
         before = jnp.tril(jnp.ones((length, length), bool))
         seen = same & before & self.real[:, None, :]
         return (seen | jnp.eye(length, dtype=bool))[:, None]  # padding sees itself: a softmax wants a key
+
+
+    def filled(self, kind: int, ids: jax.Array, into: int) -> "Tokens":
+        """Tokens of one kind as tokens of another, with int[B, M] in the place of the numbers of these."""
+        mine = self.kinds == kind
+        found = rows_at(ids.astype(jnp.int32), jnp.where(mine, self.ids, 0))
+        return self.replace(ids=jnp.where(mine, found, self.ids), kinds=jnp.where(mine, into, self.kinds))
+
+
+def rows_at(values: jax.Array, places: jax.Array) -> jax.Array:
+    """values[b, places[b, n]] of each row b: values [B, M, ...], int[B, N] -> [B, N, ...]."""
+    return jnp.take_along_axis(values, places.reshape(*places.shape, *(1,) * (values.ndim - 2)), axis=1)
+
+
+def places_of(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+    """The first `most` places of each row where bool[B, T] is True: int[B, most], and which of them are, bool."""
+    places = jnp.argsort(~mask, axis=1, stable=True)[:, :most]
+    return places, jnp.take_along_axis(mask, places, axis=1)
 
 
 def concatenate(*parts: Tokens) -> Tokens:

@@ -1,8 +1,8 @@
 """Frozen image encoders: one ViT (Dosovitskiy et al. 2021) whose families differ by data.
 
 DINOv2 (Oquab et al. 2023), with registers (Darcet et al. 2023), DINOv3 (Siméoni et al. 2025), SigLIP 1 and 2
-(Zhai et al. 2023, Tschannen et al. 2025) and CLIP (Radford et al. 2021), as Hugging Face transformers runs them.
-`convert/hugging_face.py` makes the spec and the parameters from a checkpoint folder.
+(Zhai et al. 2023, Tschannen et al. 2025) and CLIP (Radford et al. 2021), as Hugging Face transformers runs them;
+ImageBind (Girdhar et al. 2023). `convert/towers.py` makes the spec and the parameters from a checkpoint.
 """
 
 import functools

@@ -4,38 +4,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors, vocab
-from lapa_jax.models import image_stem, llama, token_stream
+from lapa_jax.models import image_stem, llama, projector, token_stream
 from lapa_jax.models.token_stream import Tokens
 from lapa_jax.sharding import constrain_batch
 
 TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention")
 """Keys of a config's `model` section that go to the trunk as they are."""
 
+IMAGES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "tokens": (("B", "E", "P"), jnp.integer),
+    "features": (("B", "E", "P", "F"), jnp.floating),
+    "stem": (("B", "E", "H", "W", "3"), jnp.uint8),
+}
+"""How images may come, E of them a row: as ids of an image tokenizer, as features of a frozen encoder, or as pixels
+for a stem that is trained with the trunk. Axes and kind of number of each."""
+
 
 class LatentActionVLM(nn.Module):
-    """Predicts latent action tokens from an instruction and an image (LAPA, section 3.2).
-
-    Any stream of tokens goes through `features` or `logits_of`; `__call__` and `prompt` know the layout that
-    training from scratch uses: text, image, a start token, latents.
+    """Predicts tokens of some vocabularies from a stream of tokens and images (LAPA, section 3.2).
 
     Attributes:
         vocabs: size of each vocabulary that has an embedding table, by name.
         heads: vocabularies that have an output head.
         trunk: keyword arguments of `llama.Trunk`.
-        image_stem: keyword arguments of `ImageStem`, or None where images come as vision tokens.
-        num_image_tokens: image tokens a frame.
+        image: a name of IMAGES, how images come.
+        image_stem: keyword arguments of `ImageStem`, for image="stem".
+        projector: keyword arguments of `Projector`, for image="features".
         residual_dtype: of what runs along the trunk's residuals; the official training has float32 there.
     """
 
     vocabs: Mapping[str, int]
     heads: Sequence[str]
     trunk: Any
-    num_image_tokens: int
-    image_stem: Any = None
+    image: str = "tokens"
+    image_stem: Any = flax.struct.field(default_factory=dict)
+    projector: Any = flax.struct.field(default_factory=dict)
     dtype: jnp.dtype = jnp.float32
     residual_dtype: jnp.dtype | None = None
 
@@ -51,42 +59,56 @@ class LatentActionVLM(nn.Module):
             name: nn.Dense(self.vocabs[name], use_bias=False, kernel_init=init, dtype=self.dtype)
             for name in sorted(self.heads)
         }
-        if self.image_stem is not None:
+        if self.image == "stem":
             self.stem = image_stem.ImageStem(width, **dict(self.image_stem), dtype=self.dtype)
+        elif self.image == "features":
+            self.project = projector.Projector(width, **dict(self.projector), dtype=self.dtype)
 
-    def __call__(self, text: jax.Array, image: jax.Array, latents: jax.Array) -> dict[str, jax.Array]:
-        """Teacher-forced logits for latents int[B, N] -> {"latent": float32[B, N, K]}.
-
-        Args:
-            text: int[B, L], padded with PAD_ID. image: uint8[B, H, W, 3], or vision ids int[B, P].
-        """
-        tokens, seen = self.prompt(text, image)
-        if latents.shape[1] > 1:
-            tokens = token_stream.concatenate(tokens, Tokens.of(latents[:, :-1], vocab.LATENT))
-        hidden = self.features(tokens, seen)[:, -latents.shape[1] :]
-        if self.is_initializing():  # create the tables and heads that this stage does not touch
+    def __call__(self, tokens: Tokens, image: jax.Array | None = None, text: jax.Array | None = None) -> jax.Array:
+        """Trunk features float[B, T, D] of a stream with its images; arguments as of `see`."""
+        tokens, seen = self.see(tokens, image, text)
+        hidden = self.features(tokens, seen)
+        if self.is_initializing():  # create the tables and heads that these tokens do not touch
             for table in self.embed.values():
                 table(jnp.zeros((1, 1), jnp.int32))
-        names = self.heads if self.is_initializing() else ("latent",)
-        return {name: self.logits(hidden, name) for name in names}
+            for name in self.heads:
+                self.logits(hidden, name)
+        return hidden
 
-    def prompt(self, text: jax.Array, image: jax.Array) -> tuple[Tokens, jax.Array | None]:
-        """What comes before the first latent token, and what its image tokens stand for (see `features`)."""
-        real = text != vocab.PAD_ID
-        start = Tokens.of(jnp.full((text.shape[0], 1), vocab.BOS_ID), vocab.TEXT)
-        words = Tokens.of(text, vocab.TEXT, real)
-        if self.image_stem is None:
-            return token_stream.concatenate(words, Tokens.of(image, vocab.VISION), start), None
-        seen = self.stem(image, self.embed["text"](text))  # a token for each word, and one more
-        places = jnp.broadcast_to(jnp.arange(seen.shape[1]), seen.shape[:2])
-        real = jnp.pad(real, ((0, 0), (0, 1)), constant_values=True)
-        return token_stream.concatenate(words, Tokens.of(places, vocab.IMAGE, real), start), seen
+    def see(
+        self, tokens: Tokens, image: jax.Array | None, text: jax.Array | None = None
+    ) -> tuple[Tokens, jax.Array | None]:
+        """A stream whose tokens of the kind IMAGE have got their meaning, and what they stand for (see `features`).
+
+        Args:
+            tokens: ids of the kind IMAGE are rows of what the images of their row have, one image after the other.
+            image: of E images a row, by `self.image`: int[B, E, P], ids of an image tokenizer; float[B, E, P, F],
+                features of a frozen encoder; or uint8[B, E, H, W, 3]. None where there are none.
+            text: int[B, E, L], the instruction of each image, for image="stem".
+
+        Raises:
+            UserError: images of another form.
+        """
+        if image is None:
+            return tokens, None
+        form, kind = IMAGES[self.image]
+        if len(form) != image.ndim or not jnp.issubdtype(image.dtype, kind):
+            wanted = f"{kind.__name__}[{', '.join(form)}]"
+            raise errors.UserError(f"model.image={self.image} takes {wanted}, not {image.dtype}{list(image.shape)}")
+        if self.image == "tokens":
+            return tokens.filled(vocab.IMAGE, image.reshape(len(image), -1), vocab.VISION), None
+        if self.image == "features":
+            seen = self.project(image)
+        else:
+            words = self.embed["text"](text.reshape(-1, text.shape[-1]))
+            seen = self.stem(image.reshape(-1, *image.shape[2:]), words)
+        return tokens, seen.reshape(len(image), -1, self.trunk["width"])
 
     def features(self, tokens: Tokens, image: jax.Array | None = None) -> jax.Array:
         """Trunk features of a stream.
 
         Args:
-            image: float[B, P, D], what tokens of the kind IMAGE stand for.
+            image: float[B, M, D], what tokens of the kind IMAGE stand for.
 
         Returns:
             float[B, T, D]; token t + 1 is predicted from row t.
@@ -127,7 +149,7 @@ class LatentActionVLM(nn.Module):
         last = jnp.take_along_axis(prompt.segments, _last(prompt)[:, None], axis=1)
         seen = jnp.pad(prompt.segments == last, ((0, 0), (0, slots - length)), constant_values=True)
         seen &= jnp.arange(slots) <= length + nth
-        positions = jnp.sum(prompt.real, axis=1, keepdims=True) + nth
+        positions = jnp.take_along_axis(prompt.positions, _last(prompt)[:, None], axis=1) + 1 + nth
         x = self._embedded(token, None)
         hidden, cache = self.body(x, positions, seen[:, None, None], cache, length + nth)
         # Unconstrained, XLA (CPU, jax 0.10.2) gave wrong rows when they were stacked on a mesh of three axes.
@@ -140,7 +162,7 @@ class LatentActionVLM(nn.Module):
             if name in self.vocabs:
                 x = _chosen(self.embed[name], tokens, kind, x)
         if image is not None:
-            x = _chosen(lambda ids: jnp.take_along_axis(image, ids[..., None], axis=1), tokens, vocab.IMAGE, x)
+            x = _chosen(lambda ids: token_stream.rows_at(image, ids), tokens, vocab.IMAGE, x)
         return x.astype(self.residual_dtype or self.dtype)
 
 
@@ -160,24 +182,33 @@ def at_last(hidden: jax.Array, tokens: Tokens) -> jax.Array:
 
 
 def from_config(config: Mapping[str, Any], text_vocab: int) -> LatentActionVLM:
-    """The VLM of a config's `model` section; a text vocabulary of 0 rows takes the tokenizer's size.
+    """The VLM of a config's `model` section.
+
+    A text vocabulary of 0 rows takes the tokenizer's size; others of 0 rows are left out.
 
     Raises:
-        UserError: the named size does not exist, or the tokenizer has more words than the table rows.
+        UserError: the named size does not exist, images come in no known way or without a table for them, or the
+            tokenizer has more words than the table rows.
     """
-    vocabs = dict(config["vocabs"])
-    vocabs["text"] = vocabs["text"] or text_vocab
+    vocabs = {name: rows for name, rows in config["vocabs"].items() if rows}
+    vocabs.setdefault("text", text_vocab)
     if text_vocab > vocabs["text"]:
         raise errors.UserError(f"model.vocabs.text={vocabs['text']} is less than the tokenizer's {text_vocab}")
+    if config["image"] not in IMAGES:
+        raise errors.UserError(f"no model.image {config['image']!r}: choose one of {', '.join(IMAGES)}")
+    if config["image"] == "tokens" and not vocabs.get("vision"):
+        raise errors.UserError("model.image=tokens needs a table for them: set --config.model.vocabs.vision")
+    if missing := set(config["heads"]) - vocabs.keys():
+        raise errors.UserError(f"model.heads has {min(missing)!r}, for which model.vocabs has no table")
     options = {name: config[name] for name in TRUNK_OPTIONS if name in config}
     residual = config.get("residual_dtype")
-    stem = config["image_stem"]
     return LatentActionVLM(
         vocabs=vocabs,
         heads=tuple(config["heads"]),
         trunk=llama.sizes(config["size"], **options),
-        num_image_tokens=config["num_image_tokens"],
-        image_stem=None if stem is None else dict(stem),
+        image=config["image"],
+        image_stem=dict(config.get("image_stem") or {}),
+        projector=dict(config.get("projector") or {}),
         dtype=jnp.dtype(config["dtype"]),
         residual_dtype=jnp.dtype(residual) if residual else None,
     )

@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lapa_jax import errors, sharding
+from lapa_jax import errors, sharding, vocab
 from lapa_jax.convert import lapa_names, official_lapa, tux_stream
 from lapa_jax.models import vlm
+from lapa_jax.models.token_stream import Tokens
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLD = ROOT.parent / "shared" / "gold" / "vlm"
@@ -30,9 +31,9 @@ TINY = dict(width=16, depth=2, num_heads=2, mlp_dim=24)
 def tree(trunk=TINY, text=20, vision=24, latent=8, **others):
     """Shapes of a model's parameters, by path."""
     vocabs = dict(text=text, vision=vision, latent=latent, **others)
-    model = vlm.LatentActionVLM(vocabs=vocabs, heads=tuple(vocabs), trunk=trunk, num_image_tokens=4)
+    model = vlm.LatentActionVLM(vocabs=vocabs, heads=tuple(vocabs), trunk=trunk)
     tokens = jnp.zeros((1, 4), jnp.int32)
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens, tokens))["params"]
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), Tokens.of(tokens, vocab.TEXT)))["params"]
 
 
 def flat(params):

@@ -142,6 +142,8 @@ def test_a_missing_shard_is_noticed(video_episodes, provenance, tmp_path):
     next(tmp_path.glob("codes-00001*")).unlink()
     with pytest.raises(errors.UserError, match="shard is missing"):
         latents.open_latents(tmp_path, video_episodes)
+    latents.write_latents(tmp_path, video_episodes, fake_label, provenance, episodes_per_shard=1)
+    assert len(latents.open_latents(tmp_path, video_episodes)) == 3
 
 
 def test_wrong_codes_are_refused(video_episodes, provenance, tmp_path):

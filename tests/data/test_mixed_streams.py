@@ -9,7 +9,18 @@ import pytest
 from hypothesis import strategies as st
 
 from lapa_jax import errors
-from lapa_jax.data import augment, episodes, gaps, loader, prompts, statistics, transforms
+from lapa_jax.data import (
+    augment,
+    episodes,
+    gaps,
+    latent_examples,
+    latent_rows,
+    layouts,
+    loader,
+    prompts,
+    statistics,
+    transforms,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +131,11 @@ def test_each_member_of_a_mixture_is_covered_evenly():
     assert len(counts) == 16 and set(counts.values()) == {10}  # each is drawn once in every 16
 
 
-@pytest.mark.parametrize("kind", ["pairs", "actions"])
+def layout():
+    return layouts.Clean(prompts.train_tokenizer(["push"], 4), num_image_tokens=3, code_length=2)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "actions", "packed"])
 def test_a_mixture_resumes_at_every_step_on_any_hosts_and_workers(kind):
     mixture = episodes.Mixture((toy(0, [5, 4]), toy(1, [6])), (1.0, 2.0))
     change = augment.Augment(crop=0.5, brightness=0.3)
@@ -128,15 +143,19 @@ def test_a_mixture_resumes_at_every_step_on_any_hosts_and_workers(kind):
     def make(**order):
         if kind == "pairs":
             return loader.frame_pairs(mixture, gaps.Gap(0.1, longest=0.3), 4, 7, augment=change, **order)
-        words = prompts.train_tokenizer(["push"], 4)
+        if kind == "packed":
+            rows = latent_rows.Rows.of(layout(), ["push"], length=20, packed=True, latents_follow=True)
+            follow = latent_examples.Follow(gaps.Gap(0.1, longest=0.3), 4)
+            threads = {key: value for key, value in order.items() if key != "num_workers"}
+            return loader.latent_stream(mixture, follow, rows, 4, 7, augment=change, **threads)
         scaling = [statistics.compute(member["action"]) for member in mixture.members]
-        return loader.action_stream(mixture, words, scaling, 2, 4, 7, window=2, augment=change, **order)
+        return loader.action_stream(mixture, layout(), scaling, 2, 4, 7, window=2, augment=change, **order)
 
     straight = take(make(), 12)
     stream = make()
     for step in range(10):
         state = stream.get_state()
-        assert len(str(state)) < 200
+        assert len(str(state)) < 400
         fresh = make(num_threads=step % 3)
         fresh.set_state(state)
         assert equal(take(fresh, 2), straight[step : step + 2])
@@ -192,10 +211,9 @@ def test_gaps_that_make_no_sense_are_refused():
 
 
 def test_windows_end_now_and_repeat_the_first_step():
-    words = prompts.train_tokenizer(["push"], 4)
     data = toy(0, [4])
     scaling = statistics.compute(data["action"])
-    batches = list(loader.action_stream(data, words, scaling, 2, 1, window=3, shuffle=False, repeat=False))
+    batches = list(loader.action_stream(data, layout(), scaling, 2, 1, window=3, shuffle=False, repeat=False))
     steps = [[int(image[0, 0, 2]) for image in batch["image"][0]] for batch in batches]
     assert steps == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
     assert [batch["window_mask"][0].tolist() for batch in batches][:2] == [
@@ -204,7 +222,7 @@ def test_windows_end_now_and_repeat_the_first_step():
     ]
     assert [batch["action_mask"][0].tolist() for batch in batches][-1] == [True, False]
     with pytest.raises(errors.UserError, match="window 0"):
-        loader.action_stream(data, words, scaling, 2, 1, window=0)
+        loader.action_stream(data, layout(), scaling, 2, 1, window=0)
 
 
 def test_both_frames_of_a_pair_are_changed_alike_and_samples_differently(video_episodes):
@@ -236,7 +254,6 @@ def test_each_augmentation_changes_the_image_and_none_changes_nothing(field):
 
 
 def test_mixtures_that_cannot_be_batched_are_refused():
-    words = prompts.train_tokenizer(["push"], 4)
     small, large = toy(0, [5]), toy(1, [5], size=8)
     mixture = episodes.Mixture((small, large), (1.0, 1.0))
     with pytest.raises(
@@ -247,9 +264,9 @@ def test_mixtures_that_cannot_be_batched_are_refused():
     other = episodes.Mixture((small, toy(1, [5], dims=1)), (1.0, 1.0))
     scaling = [statistics.compute(member["action"]) for member in other.members]
     with pytest.raises(errors.UserError, match="differ in actions"):
-        loader.action_stream(other, words, scaling, 2, 2)
+        loader.action_stream(other, layout(), scaling, 2, 2)
     with pytest.raises(errors.UserError, match="1 statistics for 2 datasets"):
-        loader.action_stream(other, words, scaling[:1], 2, 2)
+        loader.action_stream(other, layout(), scaling[:1], 2, 2)
     with pytest.raises(errors.UserError, match="one epoch of a mixture"):
         loader.frame_pairs(mixture, gaps.Gap(0.1), 2, image_size=4, repeat=False)
 

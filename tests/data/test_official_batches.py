@@ -5,7 +5,7 @@ import pytest
 
 from lapa_jax import errors
 from lapa_jax.data import official_batches
-from lapa_jax.data.official_prompts import Tokens
+from lapa_jax.data.sequences import Tokens
 
 
 def sequences(count=40, least=3, most=20, seed=0):

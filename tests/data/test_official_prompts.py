@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not GOLD.is_dir(), reason=f"no file of the offic
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return official_prompts.Tokenizer(GOLD / "tokenizer.model")
+    return official_prompts.Tokenizer.read(GOLD / "tokenizer.model")
 
 
 def sequences(tokenizer, name):
@@ -108,7 +108,7 @@ def test_prompts_begin_as_sequences_do(tokenizer, kind, end):
     instruction = official_prompts.INSTRUCTION.format("take {it} `out`")
     codes = np.arange(256)
     whole = official_prompts.example(tokenizer, instruction, codes, [3, 1], kind)
-    prompt = official_prompts.prompts(tokenizer, [instruction], codes[None], kind)
+    prompt = official_prompts.prompt_batch(tokenizer, [instruction], codes[None], kind)
     assert prompt["tokens"].shape == (1, 391)
     begin = prompt["tokens"][0][prompt["mask"][0]]
     np.testing.assert_array_equal(begin, whole.tokens[: len(begin)])
@@ -121,7 +121,7 @@ def test_recorded_prompts(tokenizer):
     recorded = np.load(GOLD / "generate_delta.npz")
     asked = [str(prompt).removeprefix("<s> ").removesuffix(" <vision>") for prompt in recorded["prompts"]]
     codes = recorded["batch_input_ids"][:, 128:384]
-    found = official_prompts.prompts(tokenizer, asked, codes, vocab.LATENT)
+    found = official_prompts.prompt_batch(tokenizer, asked, codes, vocab.LATENT)
     np.testing.assert_array_equal(found["tokens"], recorded["batch_input_ids"])
     np.testing.assert_array_equal(found["mask"], recorded["batch_attention_mask"])
     np.testing.assert_array_equal(found["kinds"] == vocab.VISION, recorded["batch_vision_masks"])
@@ -135,13 +135,13 @@ def test_recorded_prefixes(tokenizer):
     for case in recorded:
         text, length = case["text"].removeprefix("<s> ").removesuffix(" <vision>"), case["max_length"]
         asked = (tokenizer, [text], np.zeros((1, 3), int), vocab.LATENT, length)
-        found = official_prompts.prompts(*asked, legacy=True)
+        found = official_prompts.prompt_batch(*asked, legacy=True)
         assert found["tokens"][0, :length].tolist() == case["input_ids"]
         assert found["mask"][0, :length].tolist() == [bool(value) for value in case["attention_mask"]]
         longest = max(longest, len(tokenizer.encode(case["text"])))
         if len(tokenizer.encode(case["text"])) > length:
             with pytest.raises(errors.UserError, match=f"tokens and prompts take {length}: shorten it"):
-                official_prompts.prompts(*asked)
+                official_prompts.prompt_batch(*asked)
     assert longest > 128
 
 
@@ -185,4 +185,4 @@ def test_a_tokenizer_with_other_special_pieces(tmp_path):
     data = (GOLD / "tokenizer.model").read_bytes()
     (tmp_path / "tokenizer.model").write_bytes(data.replace(b"</s>", b"<eos", 1))
     with pytest.raises(errors.UserError, match="tokenizer.model begins otherwise than <unk>, <s>, </s>"):
-        official_prompts.Tokenizer(tmp_path / "tokenizer.model")
+        official_prompts.Tokenizer.read(tmp_path / "tokenizer.model")

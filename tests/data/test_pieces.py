@@ -51,10 +51,14 @@ def encode(tmp_path):
 
     def run(text, **parts):
         (tmp_path / "tokenizer.model").write_bytes(model(**parts))
-        found = pieces.Pieces(tmp_path / "tokenizer.model")
+        found = opened(tmp_path / "tokenizer.model")
         return [found.texts[i] for i in found.encode(text)]
 
     return run
+
+
+def opened(path):
+    return pieces.Pieces(pieces.read(path), path)
 
 
 KEPT = dict(normal=flag(4, 0))  # white space stays
@@ -84,7 +88,7 @@ def test_pieces_of_a_text(encode, text, parts, wanted):
 @needs_gold
 def test_official_ids():
     recorded = json.loads((GOLD / "tokenization.json").read_text())
-    found = pieces.Pieces(GOLD / "tokenizer.model")
+    found = opened(GOLD / "tokenizer.model")
     assert len(found) == recorded["vocab"]
     plain = [case for case in recorded["encode"] if "<s>" not in case["text"]]
     assert len(plain) > 10
@@ -121,11 +125,11 @@ def test_half_characters_are_named(encode):
 def test_files_that_are_none(tmp_path):
     path = tmp_path / "tokenizer.model"
     with pytest.raises(errors.UserError, match="cannot read"):
-        pieces.Pieces(path)
+        opened(path)
     for data in (b"", b"hello", b"{}", model()[:-1], piece("a")[:5]):
         path.write_bytes(data)
         with pytest.raises(errors.UserError, match="no SentencePiece model|is not BPE"):
-            pieces.Pieces(path)
+            opened(path)
 
 
 SMALL = model(others=BYTES[-40:])
@@ -137,7 +141,7 @@ def test_damage_raises_nothing_else(tmp_path_factory, position, value, cut):
     data = SMALL[:position] + bytes([value]) + (b"" if cut else SMALL[position + 1 :])
     path.write_bytes(data)
     with pytest.raises(errors.UserError, match=str(path)):  # for want of bytes at the least
-        pieces.Pieces(path)
+        opened(path)
 
 
 KINDS = {
@@ -161,7 +165,7 @@ def test_the_ids_are_those_of_sentencepiece(kind, tmp_path):
         model_type="bpe", byte_fallback=True, normalization_rule_name="identity", minloglevel=2, **KINDS[kind],
     )  # fmt: skip
     theirs = spm.SentencePieceProcessor(model_file=str(tmp_path / f"{kind}.model"))
-    ours = pieces.Pieces(tmp_path / f"{kind}.model")
+    ours = opened(tmp_path / f"{kind}.model")
     letters = "aaaatheok     \n▁é☃<>s0129日"
     texts = [" ".join(rng.choices(words, k=rng.randint(0, 9))) for _ in range(300)]
     texts += ["".join(rng.choices(letters, k=rng.randint(0, 25))) for _ in range(1000)]

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lapa_jax import errors
-from lapa_jax.data import gaps, latents, loader, prompts, rlds, transforms
+from lapa_jax.data import gaps, latent_rows, latents, layouts, loader, prompts, rlds, transforms
 from lapa_jax.data.stored import index
 
 
@@ -192,9 +192,10 @@ def test_missing_instruction_and_image_are_named(tmp_path):
     write(tmp_path / "silent", {"observation": image}, [{"observation": {"image": png}}])
     silent = rlds.open_episodes(tmp_path / "silent", "train")
     assert silent.instructions == ("",)
-    words = prompts.train_tokenizer(["push"], 4)
+    layout = layouts.Clean(prompts.train_tokenizer(["push"], 4), num_image_tokens=2, code_length=1)
+    rows = latent_rows.Rows.of(layout, ["push"])
     with pytest.raises(errors.UserError, match="bare has no instruction in any episode"):
-        loader.latent_stream(silent, latents.Latents(latents.Provenance({}, "", 1, 0.1, 1, 8), ()), words, 1)
+        loader.latent_stream(silent, latents.Latents(latents.Provenance({}, "", 1, 0.1, 1, 8), ()), rows, 1)
     with pytest.raises(errors.UserError, match="bare: how many steps a second is not known; give data.rate"):
         loader.frame_pairs(silent, gaps.Gap(0.4), 1)
     blind = {"language_instruction": tfds.features.Text(), "observation": {"state": np.float32}}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lapa_jax.evaluation import gifs
 
@@ -72,6 +73,11 @@ def summaries() -> dict[str, dict]:
     }  # fmt: skip
 
 
+def rollouts() -> dict:
+    psnr = {"imagined": [27.1, 24.0], "true codes": [28.2, 26.5], "first_frame": [24.9, 22.3]}
+    return {"psnr": psnr, "code_agreement": [0.5, 0.4], "videos": [2, 2]}
+
+
 def results() -> dict:
     solved = {"lapa": (17, 14, 9), "scratch": (12, 6, 3), "random": (1, 0, 0)}
     solved["expert"] = (20, 20, 19)
@@ -133,6 +139,9 @@ def write(root: Path, stages: tuple[str, ...] = ("laq", "vlm", "finetune", "scra
     if len(stages) == 4:
         _json(root / "run.json", run_record())
         _evaluation(root / "evaluation")
+        (root / "rollouts").mkdir(exist_ok=True)
+        _json(root / "rollouts" / "rollouts.json", rollouts())
+        Image.fromarray(scene(np.random.default_rng(2), np.zeros(2), 3)).save(root / "rollouts" / "strips.png")
     return root
 
 

@@ -172,3 +172,10 @@ def test_gif_keeps_frames_speed_and_caption(tmp_path):
     assert captioned.convert("RGB").getpixel((5, 5)) == (0, 255, 0)
     with pytest.raises(UserError, match="uint8"):
         gifs.write_gif(tmp_path / "c.gif", frames.astype(np.float32))
+
+
+def test_imagined_video_is_shown_with_how_far_it_holds(whole_page, whole_run, tmp_path):
+    section = re.search(r'<section id="imagined">(.*?)</section>', whole_page, re.S)[1]
+    assert section.count("<img") == 1 and "27.1" in section and "first frame kept" in section
+    (partial := _copy(whole_run, tmp_path)).joinpath("rollouts", "rollouts.json").unlink()
+    assert "Latent rollouts: not run yet" in report.write_report(partial).read_text(encoding="utf-8")

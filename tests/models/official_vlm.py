@@ -26,7 +26,6 @@ def official_model(kind, dtype="float32", residual_dtype=None, **options):
         vocabs=VOCABS[kind],
         heads=tuple(VOCABS[kind]),
         trunk=TRUNK | options,
-        num_image_tokens=257,
         dtype=jnp.dtype(dtype),
         residual_dtype=residual_dtype and jnp.dtype(residual_dtype),
     )

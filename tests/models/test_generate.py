@@ -21,14 +21,14 @@ def model():
         vocabs=dict(text=20, vision=30, latent=8, action=11),
         heads=("latent", "action", "text", "vision"),
         trunk=dict(width=32, depth=2, num_heads=4, mlp_dim=64),
-        num_image_tokens=4,
+        image="features",
     )
 
 
 @pytest.fixture(scope="module")
 def variables(model):
-    ones = jnp.ones((1, 4), jnp.int32)
-    params = jax.jit(model.init)(jax.random.key(0), ones, ones, ones)
+    tokens = Tokens.of(jnp.ones((1, 4), jnp.int32), vocab.TEXT)
+    params = jax.jit(model.init)(jax.random.key(0), tokens, jnp.ones((1, 1, 2, 5)))
     return jax.tree.map(lambda p: 4.0 * p if p.ndim > 1 else p, params)
 
 
@@ -75,12 +75,12 @@ def test_greedy_with_a_cache_is_greedy_without(model, variables, name, left):
 
 
 def test_a_prompt_of_image_features(model, variables):
-    image = jax.random.normal(jax.random.key(1), (3, 2, 32))
+    image = jax.random.normal(jax.random.key(1), (3, 1, 2, 5))
     places = Tokens.of(jnp.broadcast_to(jnp.arange(2), (3, 2)), vocab.IMAGE)
     prompt = token_stream.concatenate(places, prompts(left=True))
     first = generate.generate(model, variables, prompt, image, count=1)
-    other = generate.generate(model, variables, prompt, image[:, ::-1], count=1)
-    hidden = model.apply(variables, prompt, image, method="features")[:, -1]
+    other = generate.generate(model, variables, prompt, image[:, :, ::-1], count=1)
+    hidden = model.apply(variables, prompt, image)[:, -1]
     np.testing.assert_allclose(first.logits[:, 0], model.apply(variables, hidden, method="logits"), atol=1e-4)
     assert np.abs(first.logits - other.logits).max() > 1e-3
 

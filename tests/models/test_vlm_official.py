@@ -188,7 +188,7 @@ def test_six_steps_of_training(kind):
     theirs = {"latent": "delta", "action": "action"}[kind]
     with np.load(GOLD / f"train_{theirs}_fp32.npz") as z:
         recorded = dict(z)
-    tokenizer = official_prompts.Tokenizer(GOLD / "tokenizer.model")
+    tokenizer = official_prompts.Tokenizer.read(GOLD / "tokenizer.model")
     lines = (GOLD / "data" / f"{theirs}_small.jsonl").read_text().splitlines()
     sequences = [official_prompts.from_record(tokenizer, json.loads(line)) for line in lines]
     batches = [official_batches.pad(sequences[i : i + 3], 96) for i in (0, 3)]
@@ -232,7 +232,7 @@ def with_leaves(tree, leaves):
 
 
 def test_examples_that_share_a_row_have_the_loss_and_gradients_of_rows_of_their_own():
-    tokenizer = official_prompts.Tokenizer(GOLD / "tokenizer.model")
+    tokenizer = official_prompts.Tokenizer.read(GOLD / "tokenizer.model")
     lines = (GOLD / "data" / "delta_small.jsonl").read_text().splitlines()
     sequences = [official_prompts.from_record(tokenizer, json.loads(line)) for line in lines]
     padded = official_batches.pad(sequences, 96)

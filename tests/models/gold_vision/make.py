@@ -2,7 +2,8 @@
 
     python tests/models/gold_vision/make.py
 
-Needs torch and transformers (no part of this package); recorded with torch 2.13.0 and transformers 5.23.0 on a CPU.
+Needs torch and transformers (no part of this package); recorded with torch 2.13.0 and transformers 5.23.0 on a CPU
+(the whole models of image and text with 2.14.1 and 5.24.0).
 Each folder is what `save_pretrained` writes, in float16, with `features.npz`: one array for each size of image.
 `counts.json`: parameters of published sizes, without those that patch features do not need.
 """
@@ -26,6 +27,7 @@ TINY = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_si
 IMAGE = dict(image_size=24)
 MLP = dict(intermediate_size=32)
 TEXT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=12)
+TEXT |= dict(max_position_embeddings=4)
 DINO3 = TINY | IMAGE | MLP | dict(num_register_tokens=3)
 
 MODELS = {
@@ -42,10 +44,18 @@ MODELS = {
     ),
     "siglip": (
         transformers.SiglipModel,
-        dict(vision_config=TINY | IMAGE | MLP, text_config=TEXT | dict(max_position_embeddings=4)),
+        dict(vision_config=TINY | IMAGE | MLP, text_config=TEXT),
     ),
     "siglip2_naflex": (transformers.Siglip2VisionModel, TINY | MLP | dict(num_patches=36, vision_use_head=False)),
+    "siglip2_whole": (
+        transformers.Siglip2Model,
+        dict(vision_config=TINY | MLP | dict(num_patches=36), text_config=TEXT),
+    ),
     "clip": (transformers.CLIPVisionModel, TINY | IMAGE | MLP),
+    "clip_whole": (
+        transformers.CLIPModel,
+        dict(vision_config=TINY | IMAGE | MLP, text_config=TEXT, projection_dim=8),
+    ),
 }
 
 PUBLISHED = {
@@ -131,13 +141,13 @@ def features(model: torch.nn.Module, image: np.ndarray, processor: dict) -> np.n
     model = getattr(model, "vision_model", model)
     height, width, size = image.shape[1] // 4, image.shape[2] // 4, model.config.hidden_size
     kind = type(model).__name__
-    if kind == "Siglip2VisionModel":
+    if kind.startswith("Siglip2Vision"):
         patches = pixels.reshape(2, height, 4, width, 4, 3).permute(0, 1, 3, 2, 4, 5).reshape(2, height * width, -1)
         mask, shapes = torch.ones(2, height * width, dtype=torch.int), torch.tensor([[height, width]] * 2)
         inputs = dict(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
     else:
         inputs = dict(pixel_values=pixels.permute(0, 3, 1, 2))
-    if kind in ("SiglipVisionModel", "CLIPVisionModel"):
+    if kind.startswith(("SiglipVision", "CLIPVision")):
         inputs["interpolate_pos_encoding"] = True
     hidden = model(**inputs).last_hidden_state
     return hidden[:, hidden.shape[1] - height * width :].reshape(2, height, width, size).numpy()

@@ -1,0 +1,181 @@
+"""What stage 2 is made with beside video: a tokenizer, a frozen image encoder, latent actions, a layout."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lapa_jax import checkpoints, errors, latent_task, trained, training
+from lapa_jax.convert import hugging_face
+from lapa_jax.data import episodes, gaps, latent_examples, latent_rows, latents, layouts, loader, sources, text
+from lapa_jax.evaluation import vlm_quality
+from lapa_jax.models import image_encoders, laq
+
+FROZEN = image_encoders.FROZEN
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What `prepare` found.
+
+    Attributes:
+        task: the VLM, its rows and its loss.
+        frozen: weights of frozen networks, by their name among the variables.
+        labels: of each dataset, or how they are found.
+        origin: what the latents were made by.
+    """
+
+    task: latent_task.LatentTask
+    frozen: Mapping[str, Any]
+    labels: list[latents.Latents] | latent_examples.Follow
+    origin: Mapping[str, Any]
+
+    @property
+    def planner(self) -> trained.Planner:
+        return self.task.planner
+
+    def init_fn(self) -> Callable[[jax.Array], Any]:
+        """key -> initial variables, with room for all frozen networks."""
+        plain, quantizer = self.planner.init_fn(), self.task.quantizer
+
+        def init(key: jax.Array) -> Any:
+            variables = dict(plain(key))
+            if quantizer is not None:
+                more = {latent_task.LAQ: laq.init_fn(quantizer, self.labels.image_size)(key)}
+                variables[FROZEN] = {**variables.get(FROZEN, {}), **more}
+            return variables
+
+        return init
+
+    def fill(self, state: training.TrainState, abstract: training.TrainState) -> training.TrainState:
+        """A fresh state with the weights of the frozen networks in their places."""
+        if not self.frozen:
+            return state
+        layout = jax.tree.map(lambda leaf: leaf.sharding, abstract.variables[FROZEN])
+        return state.replace(variables={**state.variables, FROZEN: jax.device_put(dict(self.frozen), layout)})
+
+
+def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh) -> Parts:
+    """Opens the parts that a config names, and completes `config.model` by what they say.
+
+    Raises:
+        UserError: a part is missing, does not fit the others, or one is named that nothing uses.
+    """
+    data, model = config.data, config.model
+    labels, code_length, num_codes, origin, quantizer, weights = _labels(data, data.train_split, video, mesh)
+    model.vocabs.latent = _table("latent", model.vocabs.latent, num_codes)
+    words = text.open_text(config.text.path, video.instructions, data.text_length)
+    encoder, frozen = load_encoder(config, mesh)
+    if encoder is not None and encoder.ids:
+        model.vocabs.vision = _table("vision", model.vocabs.vision, encoder.num_codes)
+    by_word = model.image == "stem"
+    places = words.length + 1 if by_word else encoder.num_tokens
+    layout = layouts.make(
+        config.layout, words, num_image_tokens=places, code_length=code_length, by_word=by_word
+    )
+    planner = trained.Planner.of(model.to_dict(), layout, encoder, data.image_size)
+    rows = latent_rows.Rows.of(
+        layout, set(video.instructions), data.row_length, data.packed, latents_follow=quantizer is not None
+    )
+    task = latent_task.LatentTask(planner, rows, dict(config.loss_weights), config.layout == "official", quantizer)
+    frozen |= {} if quantizer is None else {latent_task.LAQ: weights}
+    return Parts(task, frozen, labels, origin)
+
+
+def _table(name: str, rows: int, needed: int) -> int:
+    """Rows of a vocabulary's table: as many as the config says, or as are needed."""
+    if rows and rows < needed:
+        raise errors.UserError(f"model.vocabs.{name}={rows} is less than the {needed} that there are")
+    return rows or needed
+
+
+def _labels(data: Any, split: str, video: episodes.Mixture, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
+    """(labels, code length, number of codes, what made them, LAQ, its weights); the last two if made later.
+    """
+    if (data.latents is None) == (data.laq is None):
+        raise errors.UserError(
+            "which latent actions? give --config.data.latents=FOLDER of a label_latents run, or "
+            "--config.data.laq=FOLDER of a train_laq run to label on the way"
+        )
+    if data.latents is not None:
+        labels = open_labels(data.latents, split, video)
+        one = labels[0]
+        return labels, one.code_length, one.num_codes, dict(one.provenance.checkpoint), None, None
+    model, state, found = trained.load_laq(data.laq, mesh)
+    if not model.discrete or model.phase == "scene":
+        raise errors.UserError(f"{data.laq} has no codes to predict: give a discrete LAQ, not of phase scene")
+    gap = gaps.Gap(found["data"]["gap"], found["data"]["longest_gap"], found["data"]["past_end"])
+    follow = latent_examples.Follow(gap, found["data"]["image_size"])
+    origin = {"path": str(pathlib.Path(data.laq)), "step": int(state.step)}
+    variables = {"params": state.params, **state.variables}
+    return follow, model.code_length, model.num_codes, origin, model, variables
+
+
+def open_labels(root: str, split: str, video: episodes.Mixture) -> list[latents.Latents]:
+    """The latent actions of the pairs of a split, one a dataset."""
+    folders = [latents.folder(root, split, video, i) for i in range(len(video.members))]
+    return [latents.open_latents(*pair) for pair in zip(folders, video.members, strict=True)]
+
+
+def load_encoder(
+    config: ConfigDict, mesh: jax.sharding.Mesh
+) -> tuple[image_encoders.ImageEncoder | None, dict[str, Any]]:
+    """The frozen encoder at `encoder.path` and its weights, as `model.image` wants it.
+
+    Raises:
+        UserError: none is given where one is needed, or the other way round, or it gives something else.
+    """
+    image, path = config.model.image, config.encoder.path
+    if image == "stem":
+        if path is not None:
+            raise errors.UserError("encoder.path is for model.image=tokens or features; the stem sees pixels")
+        return None, {}
+    if path is None:
+        raise errors.UserError(f"model.image={image} needs a frozen encoder: give --config.encoder.path=FOLDER")
+    ids, size, pool = image == "tokens", config.data.image_size, config.encoder.pool
+    if pathlib.Path(path, "checkpoints").exists():
+        found = trained.load_tokenizer(path, mesh)
+        spec = checkpoints.load_json(path, "config")["model"]
+        encoder = image_encoders.ImageEncoder("tokenizer", spec, size, ids, pool)
+        return encoder, {image_encoders.NAME: found.variables}
+    if ids:
+        raise errors.UserError(f"{path} is no train_tokenizer run, and model.image=tokens needs the ids of one")
+    spec, weights = hugging_face.load_tower(path, config.encoder.dtype)
+    return image_encoders.ImageEncoder("tower", spec, size, False, pool), {image_encoders.NAME: weights}
+
+
+def stream(config: ConfigDict, video: episodes.Mixture, parts: Parts, **shares: int) -> Any:
+    """The batches of training."""
+    data = config.data
+    return loader.latent_stream(
+        video.decoded(data.image_size) if data.decode_once else video, parts.labels, parts.task.rows,
+        config.batch_size, config.seed, data.image_size, data.blank_instruction_rate,
+        **sources.reading(data), **shares,
+    )
+
+
+def held_out(
+    config: ConfigDict, video: episodes.Mixture, parts: Parts
+) -> tuple[latent_task.LatentTask, dict[str, vlm_quality.Streams]]:
+    """The task with one sequence a row, and the held-out batches of each dataset."""
+    data, task = config.data, parts.task
+    follow = isinstance(parts.labels, latent_examples.Follow)
+    labels = [parts.labels] * len(video.members) if follow else open_labels(data.latents, data.val_split, video)
+    rows = latent_rows.Rows.of(task.planner.layout, set(video.instructions), latents_follow=follow)
+
+    def of(member: episodes.Episodes, codes: Any) -> vlm_quality.Streams:
+        def batches(blank_rate: float) -> Iterable[Mapping[str, np.ndarray]]:
+            return loader.latent_stream(
+                member, codes, rows, config.batch_size, config.seed, data.image_size, blank_rate, repeat=False
+            )
+
+        return batches
+
+    names = [member.name for member in video.members]
+    names = names if len(set(names)) == len(names) else [f"{i}-{name}" for i, name in enumerate(names)]
+    streams = {name: of(*pair) for name, *pair in zip(names, video.members, labels, strict=True)}
+    return dataclasses.replace(task, rows=rows), streams
