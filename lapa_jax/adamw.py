@@ -59,20 +59,21 @@ class AdamW:
     def step(self, grads: Any, state: State, params: Any, key: jax.Array) -> tuple[Any, State]:
         """(parameters, state) after an update; `key` is for rounding."""
         params, tree = jax.tree.flatten(params)
+        words = jax.random.bits(key, (len(params), 3, 2))
         old = map(Leaf, params, map(moments.Moments, *map(tree.flatten_up_to, state[1:])))
         grads, norm = tree.flatten_up_to(grads), global_norm(grads)
         new = [
-            self._update(jax.random.fold_in(key, i), *pair, norm, state.count)
+            self._update(words[i], *pair, norm, state.count)
             for i, pair in enumerate(zip(old, grads, strict=True))
         ]
         count = optax.safe_increment(state.count)
         return tree.unflatten([leaf.param for leaf in new]), _state(count, tree, [leaf.moments for leaf in new])
 
-    def _update(self, key: jax.Array, old: Leaf, grad: jax.Array, norm: jax.Array, count: jax.Array) -> Leaf:
+    def _update(self, words: jax.Array, old: Leaf, grad: jax.Array, norm: jax.Array, count: jax.Array) -> Leaf:
         own, rate, n = moments.format_of(old.moments), self.schedule(count), count + 1
         decay = self.weight_decay if old.param.ndim >= 2 else 0.0
 
-        def update(key: jax.Array, old: Leaf, grad: jax.Array) -> Leaf:
+        def update(layer: Any, old: Leaf, grad: jax.Array) -> Leaf:
             grad = rounding.read(grad)
             grad = jnp.where(norm < self.clip_norm, grad, grad / norm * self.clip_norm)
             m, v = own.read(old.moments)
@@ -81,11 +82,11 @@ class AdamW:
             step = m / (1 - self.b1**n) / (jnp.sqrt(v / (1 - self.b2**n)) + self.eps)
             param = rounding.read(old.param)
             param = param - rate * (step + decay * param if decay else step)
-            keys = jax.random.split(key)
-            return Leaf(rounding.write(param, old.param.dtype, keys[0]), own.write(m, v, keys[1]))
+            param = rounding.write(param, old.param.dtype, words[0], layer)
+            return Leaf(param, own.write(m, v, words[1:], layer))
 
         leaf = old._replace(param=rounding.to_bits(old.param))
-        leaf = stacks.by_layer(update, key, leaf, rounding.to_bits(grad))
+        leaf = stacks.by_layer(update, leaf, rounding.to_bits(grad))
         return leaf._replace(param=rounding.from_bits(leaf.param))
 
 
@@ -97,7 +98,7 @@ def global_norm(grads: Any) -> jax.Array:
 def _start(path: Any, param: jax.Array, stored: str) -> moments.Moments:
     small = param.ndim < 2 or param.size < SMALL or sharding.path_name(path[-1:]) in ("scale", "bias")
     zeros = (jnp.zeros(param.shape) for _ in range(2))
-    return moments.FORMATS["float32" if small else stored].write(*zeros, jax.random.key(0))
+    return moments.FORMATS["float32" if small else stored].write(*zeros, jnp.zeros((2, 2), jnp.uint32), 0)
 
 
 def _state(count: jax.Array, tree: Any, leaves: list[moments.Moments]) -> State:

@@ -15,7 +15,7 @@ Both are kept as their bits, in unsigned integers, so that stacks are updated in
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +44,11 @@ class Format(NamedTuple):
     """
     Attributes:
         read: moments -> (m, v), float32.
-        write: (m, v, key) -> moments.
+        write: (m, v, words uint32[2, 2], layer) -> moments; the last two as of `rounding.noise`, for m and v.
     """
 
     read: Callable[[Moments], tuple[jax.Array, jax.Array]]
-    write: Callable[[jax.Array, jax.Array, jax.Array], Moments]
+    write: Callable[[jax.Array, jax.Array, jax.Array, Any], Moments]
 
 
 def format_of(stored: Moments) -> Format:
@@ -69,17 +69,17 @@ def _read_float8(stored: Moments) -> tuple[jax.Array, jax.Array]:
     return m, jnp.square(_times_two_to(rounding.read(stored.nu), stored.nu_exponent))
 
 
-def _write_float8(m: jax.Array, v: jax.Array, key: jax.Array) -> Moments:
-    root, noise = jnp.sqrt(v), _noise(key, m)
+def _write_float8(m: jax.Array, v: jax.Array, words: jax.Array, layer: Any) -> Moments:
+    root, noise = jnp.sqrt(v), _noise(words, m, layer)
     exponents = _exponents(m), _exponents(root)
     mu = rounding.to_float8(_times_two_to(m, -exponents[0]), noise[0])
     nu = rounding.to_float8(_times_two_to(root, -exponents[1]), noise[1], squares=True)
     return Moments(rounding.to_bits(mu), rounding.to_bits(nu), *exponents)
 
 
-def _noise(key: jax.Array, x: jax.Array) -> list[jax.Array]:
+def _noise(words: jax.Array, x: jax.Array, layer: Any) -> list[jax.Array]:
     """For each moment its own, so that neither has to be kept for the other."""
-    return [rounding.noise(k, x.shape) for k in jax.random.split(key)]
+    return [rounding.noise(one, x.shape, layer) for one in words]
 
 
 def _exponents(x: jax.Array) -> jax.Array:
@@ -94,8 +94,8 @@ def _times_two_to(x: jax.Array, exponents: jax.Array) -> jax.Array:
     return (x.reshape(*scales.shape, -1) * scales[..., None]).reshape(x.shape)
 
 
-def _write_bfloat16(m: jax.Array, v: jax.Array, key: jax.Array) -> Moments:
-    low = map(rounding.to_bfloat16, (m, v), _noise(key, m))
+def _write_bfloat16(m: jax.Array, v: jax.Array, words: jax.Array, layer: Any) -> Moments:
+    low = map(rounding.to_bfloat16, (m, v), _noise(words, m, layer))
     return Moments(*map(rounding.to_bits, low))
 
 
@@ -103,7 +103,7 @@ def _read(stored: Moments) -> tuple[jax.Array, jax.Array]:
     return rounding.read(stored.mu), rounding.read(stored.nu)
 
 
-FLOAT32 = Format(_read, lambda m, v, key: Moments(m, v))
+FLOAT32 = Format(_read, lambda m, v, words, layer: Moments(m, v))
 BFLOAT16 = Format(_read, _write_bfloat16)
 FLOAT8 = Format(_read_float8, _write_float8)
 FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float8": FLOAT8}

@@ -14,17 +14,21 @@ BITS = {"bfloat16": jnp.uint16, "float8_e4m3fn": jnp.uint8}
 """Floats of fewer than 32 bits, and what holds their bits."""
 
 
-def noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32[*shape]: a hash of two words of the key and the place.
+def noise(words: jax.Array, shape: tuple[int, ...], layer: Any = 0) -> jax.Array:
+    """uint32[*shape]: a hash of random words uint32[2] and the place, by the finalizer of MurmurHash3.
 
-    Enough for rounding, and unlike `jax.random.bits` a chain of operations on each number, which compilers put into
-    the loop that uses it, so that it takes no memory. The hash is the finalizer of MurmurHash3.
+    Enough for rounding. Unlike that of `jax.random` it is one chain of operations on each number, which compilers
+    put into the loop that uses it: it takes no memory and, with many parameters, less time to compile.
+
+    Args:
+        layer: of a stack of arrays of that shape; each has noise of its own.
     """
-    words, place, stride = jax.random.bits(key, (2,)), jnp.uint32(0), 1
+    place, stride = jnp.uint32(0), 1
     for axis in reversed(range(len(shape))):
         place = place + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
         stride *= shape[axis]
-    return _mixed(_mixed(place + words[0]) ^ words[1])
+    start = words[0] + jnp.uint32(layer) * jnp.uint32(stride % 2**32)
+    return _mixed(_mixed(place + start) ^ words[1])
 
 
 def _mixed(x: jax.Array) -> jax.Array:
@@ -78,6 +82,6 @@ def read(bits: jax.Array) -> jax.Array:
     return from_bits(bits).astype(jnp.float32)
 
 
-def write(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+def write(x: jax.Array, dtype: Any, words: jax.Array, layer: Any = 0) -> jax.Array:
     """float32 x as it is, or rounded stochastically to the bits of bfloat16 where `dtype` is theirs."""
-    return to_bits(to_bfloat16(x, noise(key, x.shape))) if dtype == jnp.uint16 else x
+    return to_bits(to_bfloat16(x, noise(words, x.shape, layer))) if dtype == jnp.uint16 else x

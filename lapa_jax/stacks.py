@@ -10,24 +10,24 @@ LARGE = 2**22
 """From so many numbers on a stack is worked through layer by layer."""
 
 
-def by_layer(function: Callable, key: jax.Array, arrays: Any, *read: jax.Array) -> Any:
-    """`function(key, arrays, *read)`, of large stacks one layer at a time, `arrays` in place.
+def by_layer(function: Callable, arrays: Any, *read: jax.Array) -> Any:
+    """`function(0, arrays, *read)`, of large stacks one layer at a time, `arrays` in place.
 
     What a function computes on the way is then as large as a layer, not as the stack. The leading axis of
-    arrays of three or more is that of the layers, which no rule of `sharding` splits. Layers get keys of their own.
+    arrays of three or more is that of the layers, which no rule of `sharding` splits.
 
     Args:
-        function: (key, tree of arrays, *more arrays) -> the same tree, of the same shapes and dtypes.
+        function: (number of the layer, tree of arrays, *more arrays) -> the tree, of the same shapes and dtypes.
         arrays: a tree of arrays with the same leading axis, the first of which is the largest. Floats of fewer than
             32 bits come as `rounding.to_bits`: CPUs widen them, and with them the whole stack for each layer.
     """
     first = jax.tree.leaves(arrays)[0]
     if first.ndim < 3 or first.size < LARGE:
-        return function(key, arrays, *read)
+        return function(0, arrays, *read)
 
     def one(i: jax.Array, carry: Any) -> Any:
         arrays = _put(*carry, jnp.maximum(i - 1, 0))
-        return arrays, function(jax.random.fold_in(key, i), *_layer((arrays, *read), i))
+        return arrays, function(i, *_layer((arrays, *read), i))
 
     # A layer is written when the next one begins. Written at once it would be read and overwritten in the same
     # iteration, in an order that is the compiler's, which may copy the stack to be safe.

@@ -18,7 +18,8 @@ def pair(spread=2.0, seed=0):
 
 
 def stored(name, m, v, seed=0):
-    return moments.FORMATS[name].write(jnp.asarray(m), jnp.asarray(v), jax.random.key(seed))
+    words = jax.random.bits(jax.random.key(seed), (2, 2))
+    return moments.FORMATS[name].write(jnp.asarray(m), jnp.asarray(v), words, 0)
 
 
 def back(name, m, v, seed=0):

@@ -11,8 +11,11 @@ FLOAT8 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.
 FLOAT8 = np.unique(FLOAT8[np.isfinite(FLOAT8)])
 
 
-def noise(*shape, seed=0):
-    return rounding.noise(jax.random.key(seed), shape)
+WORDS = jax.random.bits(jax.random.key(0), (3, 2))
+
+
+def noise(*shape, seed=0, layer=0):
+    return rounding.noise(WORDS[seed], shape, layer)
 
 
 def test_noise_is_even_and_differs_from_place_to_place_and_key_to_key():
@@ -24,6 +27,9 @@ def test_noise_is_even_and_differs_from_place_to_place_and_key_to_key():
         counts = np.histogram(x, bins=64, range=(0, 1))[0] / x.size * 64
         assert np.abs(counts - 1).max() < 0.1 and abs(x.mean() - 0.5) < 0.003
     pairs = [(low, high), (low, other), (low[1:], low[:-1]), (low[:, 1:], low[:, :-1])]
+    layers = [np.asarray(noise(500, 400, layer=i) & 0xFFFF) for i in (0, 1, 2)]
+    pairs += [(low, layer) for layer in layers[1:]] + [(layers[1], layers[2])]
+    np.testing.assert_array_equal(np.stack(layers), noise(3, 500, 400) & 0xFFFF)  # a stack is one array
     assert max(abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs) < 0.01
 
 
@@ -84,5 +90,5 @@ def test_bits_are_those_of_the_floats():
         assert rounding.to_bits(x).dtype == bits and rounding.from_bits(rounding.to_bits(x)).dtype == dtype
         np.testing.assert_array_equal(rounding.read(rounding.to_bits(x)), [0.5, -1.75, 0.0])
     x = jnp.float32([1.001])
-    assert rounding.write(x, jnp.float32, jax.random.key(0)) is x
-    assert float(rounding.read(rounding.write(x, jnp.uint16, jax.random.key(0)))[0]) in (1.0, 1.0078125)
+    assert rounding.write(x, jnp.float32, None) is x
+    assert float(rounding.read(rounding.write(x, jnp.uint16, WORDS[0]))[0]) in (1.0, 1.0078125)
