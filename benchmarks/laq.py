@@ -25,6 +25,7 @@ from lapa_jax import errors
 from lapa_jax.data.stored import storage
 from laq_speed import duel, sizes
 from laq_speed.job import Job
+from race import contestants, turns
 
 _SIZE = flags.DEFINE_enum("size", "small", list(sizes.SIZES), "Which network; benchmarks/laq_speed/sizes.py.")
 _BATCH = flags.DEFINE_integer("batch", 16, "Pairs.", lower_bound=1)
@@ -41,31 +42,16 @@ _JSON = flags.DEFINE_string("json", None, "File for all numbers.")
 
 def measure(job: Job, names: list[str]) -> dict[str, Any]:
     """That the networks are the same, and pairs a second of each in both tasks."""
-    with duel.contestants(names, job, _KEEP_MEMORY.value) as competing:
+    with contestants.contestants(duel.kinds(names), job, _KEEP_MEMORY.value) as competing:
         found: dict[str, Any] = {"same": duel.check(competing)}
         found["product_gflops"] = {name: one("product") for name, one in competing.items()}
-        print("matrix products alone, GFLOP/s:", _speeds(found["product_gflops"]), flush=True)
+        products = ", ".join(f"{name} {speed:.0f}" for name, speed in found["product_gflops"].items())
+        print("matrix products alone, GFLOP/s:", products, flush=True)
         for task in duel.TASKS:
             seconds = _MINUTES.value * 60 / len(duel.TASKS)
-            found[task] = duel.race(competing, task, job, _ROUNDS.value, seconds)
-            print(_lines(task, found[task]), flush=True)
+            found[task] = turns.race(competing, task, job.batch, _ROUNDS.value, seconds)
+            print(found[task].lines(task, "pairs", duel.BASELINE), flush=True)
     return found
-
-
-def _speeds(found: dict[str, float]) -> str:
-    return ", ".join(f"{name} {speed:.0f}" for name, speed in found.items())
-
-
-def _lines(task: str, speeds: duel.Speeds) -> str:
-    rows = []
-    for name in speeds.pairs_per_s:
-        median, least, most = duel.summary(speeds.pairs_per_s[name])
-        ratio, low, high = duel.summary(speeds.ratios(name))
-        rows.append(
-            f"{task:6} {name:9} {median:8.2f} pairs/s ({least:.2f} to {most:.2f}), "
-            f"{ratio:.2f} x {duel.BASELINE} ({low:.2f} to {high:.2f})"
-        )
-    return "\n".join([*rows, f"{task:6} cores busy with other work meanwhile: {speeds.cores_busy_elsewhere:.2f}"])
 
 
 def _race() -> dict[str, Any]:

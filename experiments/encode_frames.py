@@ -40,14 +40,17 @@ def main(_: Any) -> None:
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process encodes shards of its own
     members = list(filling.members(config.data, config.splits, WORKDIR.value))  # 2 the data
     with jax.set_mesh(mesh):
-        choices = config.data.image_size, config.pool, config.tower.dtype
-        encoder = encoders.load(config.encoder, mesh, *choices)  # 3 the encoder, by the path of its weights
+        choices = config.data.image_size, False if config.features else None, config.pool, config.tower.dtype
+        loaded = encoders.load(config.encoder, mesh, *choices)  # 3 the encoder, by the path of its weights
+        encoder = loaded.encoder
         encoded.check_choices(encoder.image_size, config.resize, config.dtype)
         checkpoints.claim(WORKDIR.value, config.to_dict())
+        variables = jax.device_put(loaded.variables, sharding.tree_shardings(mesh, loaded.variables))
+        run = jax.jit(lambda variables, frame: encoder(variables, frame))
 
         def encode(frames: np.ndarray) -> jax.Array:
-            found = encoder.encode(sharding.global_batch(mesh, {"frame": frames})["frame"])
-            return found if encoder.num_codes else found.astype(config.dtype)  # half as much to fetch
+            found = run(variables, sharding.global_batch(mesh, {"frame": frames})["frame"])
+            return found if encoder.ids else found.astype(config.dtype)  # half as much to fetch
 
         for member in members:
             with filling.Progress(member, member.video.num_frames, "frame") as progress:
@@ -55,12 +58,12 @@ def main(_: Any) -> None:
                     member.folder,
                     member.video,
                     encode,
-                    encoder.provenance,
+                    loaded.provenance,
                     batch_size=config.batch_size,
                     image_size=encoder.image_size,
                     resize=config.resize,
                     dtype=config.dtype,
-                    num_codes=encoder.num_codes,
+                    num_codes=encoder.num_codes if encoder.ids else None,
                     frames_per_shard=config.frames_per_shard,
                     num_threads=config.data.num_threads,
                     progress=progress,

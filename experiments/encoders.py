@@ -1,40 +1,33 @@
-"""Frozen encoders of frames by the path of their weights: ids of an image tokenizer, or features of a tower."""
+"""Frozen image encoders by the path of their weights: an image tokenizer, or a tower."""
 
 import dataclasses
-import functools
-import json
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lapa_jax import checkpoints, errors, sharding, trained
+from lapa_jax import checkpoints, errors, trained
 from lapa_jax.convert import towers
 from lapa_jax.data.stored import storage
-from lapa_jax.models import image_tokens, vision
+from lapa_jax.models.image_encoders import ImageEncoder
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class Loaded:
     """What `load` found.
 
     Attributes:
-        encode: uint8[B, H, W, 3] over the devices -> ids int32[B, P], or features float32[B, P, D].
-        image_size: pixels a side of the frames that it is shown.
-        shape: of what one frame gives, (P,) or (P, D).
-        num_codes: ids are below it; None for features.
+        encoder: the network.
+        variables: its weights, of a tower on the host.
         provenance: what it is, as JSON.
     """
 
-    encode: Callable[[jax.Array], jax.Array]
-    image_size: int
-    shape: tuple[int, ...]
-    num_codes: int | None
+    encoder: ImageEncoder
+    variables: Any
     provenance: Mapping[str, Any]
 
 
@@ -42,65 +35,41 @@ def load(
     path: str,
     mesh: jax.sharding.Mesh,
     image_size: int | None = None,
-    pool: int | None = None,
+    ids: bool | None = None,
+    pool: int = 1,
     dtype: str = "float32",
-) -> Encoder:
-    """The encoder at `path`, its weights laid out on the mesh.
+) -> Loaded:
+    """The encoder at `path`.
 
     Args:
         path: folder of a `train_tokenizer` run, or what `towers.load_tower` reads.
+        mesh: that the weights of a tokenizer are laid out on.
         image_size: pixels a side; None: those it was trained on.
-        pool: of features, average squares of so many patches a side.
+        ids: whether ids are wanted, or features; None: ids of a tokenizer, features of a tower.
+        pool: of features, average squares of so many cells a side.
         dtype: of a tower's computation.
 
     Raises:
-        UserError: nothing there that encodes, or it cannot see images of that size.
+        UserError: nothing there that encodes, it gives something else, or it cannot see images of that size.
     """
     place = pathlib.Path(path).expanduser()
     if not place.exists():
         raise errors.UserError(f"no encoder at {path}: give the folder of a train_tokenizer run, or a tower")
     if any((place / name).exists() for name in ("checkpoints", "state")):
-        if pool is not None:
-            raise errors.UserError(f"config.pool averages features, and {path} gives ids: leave it out")
-        return _tokenizer(path, mesh, image_size)
-    return _tower(path, mesh, image_size, 1 if pool is None else pool, dtype)
-
-
-def _tokenizer(path: str, mesh: jax.sharding.Mesh, image_size: int | None) -> Encoder:
-    tokenizer = trained.load_tokenizer(path, mesh)
-    size = image_size or tokenizer.image_size
-    shape = _shape(image_tokens.encode_frames, tokenizer, size)
-    config = storage.digest(checkpoints.load_json(path, "config"))
-    step = int(checkpoints.resolve(path).name)
-    provenance = {"kind": "tokenizer", "path": str(pathlib.Path(path)), "step": step, "config": config}
-    encode = functools.partial(image_tokens.encode_frames, tokenizer)
-    return Encoder(encode, size, shape, tokenizer.num_codes, provenance)
-
-
-def _tower(path: str, mesh: jax.sharding.Mesh, image_size: int | None, pool: int, dtype: str) -> Encoder:
-    spec, params = towers.load_tower(path, dtype)
-    size = image_size or spec["image_size"] // spec["patch_size"] * spec["patch_size"]
-    see = functools.partial(features, spec, pool)
-    shape = _shape(see, params, size)
-    provenance = {"kind": "tower", "path": str(pathlib.Path(path)), "spec": json.loads(json.dumps(spec))}
-    provenance |= {"weights": checksum(params), "pool": pool}
-    placed = jax.device_put(params, sharding.tree_shardings(mesh, params))
-    return Encoder(functools.partial(jax.jit(see), placed), size, shape, None, provenance)
-
-
-def features(spec: Mapping[str, Any], pool: int, params: Any, frames: jax.Array) -> jax.Array:
-    """Patch features of frames uint8[B, H, W, 3], row by row: float32[B, P, D].
-
-    Args:
-        pool: average squares of so many patches a side.
-
-    Raises:
-        UserError: the tower cannot see frames of that size, or the grid of patches is no multiple of `pool`.
-    """
-    x = vision.VisionTower(**spec).apply({"params": params}, frames.astype(jnp.float32) / 255)
-    if pool < 1 or x.shape[1] % pool or x.shape[2] % pool:
-        raise errors.UserError(f"config.pool={pool} does not divide a grid of {x.shape[1]}x{x.shape[2]} patches")
-    return einops.reduce(x, "b (h p) (w q) d -> b (h w) d", "mean", p=pool, q=pool)
+        found = trained.load_tokenizer(path, mesh)
+        config = checkpoints.load_json(path, "config")
+        weights = f"{storage.digest(config)} at step {checkpoints.resolve(path).name}"
+        kind, spec, size, variables = "tokenizer", config["model"], found.image_size, found.variables
+    else:
+        if ids:
+            raise errors.UserError(f"{path} is a tower, which gives features, and ids are wanted: give a tokenizer")
+        spec, variables = towers.load_tower(path, dtype)
+        size, weights = spec["image_size"] // spec["patch_size"] * spec["patch_size"], checksum(variables)
+        kind, ids = "tower", False
+    encoder = ImageEncoder(kind, spec, image_size or size, True if ids is None else ids, pool)
+    side = encoder.image_size
+    jax.eval_shape(encoder, variables, jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8))  # says what is wrong
+    return Loaded(encoder, variables, {**encoder.to_json(), "weights": weights})
 
 
 def checksum(params: Any) -> str:
@@ -109,9 +78,3 @@ def checksum(params: Any) -> str:
     for leaf in jax.tree.leaves(params):
         value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
     return f"{value:08x}"
-
-
-def _shape(encode: Callable[[Any, jax.Array], jax.Array], weights: Any, image_size: int) -> tuple[int, ...]:
-    """Of what one frame gives; nothing is computed."""
-    frames = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    return jax.eval_shape(encode, weights, frames).shape[1:]

@@ -44,7 +44,7 @@ def main(_: Any) -> None:
     stats = statistics.cached(few, "action", data.normalisation, data.cache)
     batches = loader.action_stream(
         few.decoded(size) if data.decode_once else few, planner.layout, stats, config.head.horizon,
-        config.batch_size, config.seed, size, **sources.reading(data), **launch.shares(),
+        config.batch_size, config.seed, size, resize=planner.resize, **sources.reading(data), **launch.shares(),
     )
 
     assets = policy.describe(planner.to_json(), stats, config.head)  # 3 model

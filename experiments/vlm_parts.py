@@ -5,14 +5,16 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import encoders
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lapa_jax import checkpoints, errors, latent_task, trained, training
-from lapa_jax.convert import hugging_face
+from lapa_jax import errors, latent_task, trained, training
+from lapa_jax.data import encoded as encoded_lib
 from lapa_jax.data import episodes, gaps, latent_examples, latent_rows, latents, layouts, loader, sources, text
 from lapa_jax.evaluation import vlm_quality
+from lapa_jax.evaluation.judge import pairs
 from lapa_jax.models import image_encoders, laq
 
 FROZEN = image_encoders.FROZEN
@@ -27,12 +29,14 @@ class Parts:
         frozen: weights of frozen networks, by their name among the variables.
         labels: of each dataset, or how they are found.
         origin: what the latents were made by.
+        encoder: what encodes images, as JSON; None where nothing does.
     """
 
     task: latent_task.LatentTask
     frozen: Mapping[str, Any]
     labels: list[latents.Latents] | latent_examples.Follow
     origin: Mapping[str, Any]
+    encoder: Mapping[str, Any] | None
 
     @property
     def planner(self) -> trained.Planner:
@@ -69,7 +73,9 @@ def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh
     labels, code_length, num_codes, origin, quantizer, weights = _labels(data, data.train_split, video, mesh)
     model.vocabs.latent = _table("latent", model.vocabs.latent, num_codes)
     words = text.open_text(config.text.path, video.instructions, data.text_length)
-    encoder, frozen = load_encoder(config, mesh)
+    found = load_encoder(config, mesh)
+    encoder = None if found is None else found.encoder
+    frozen = {} if found is None else {image_encoders.NAME: found.variables}
     if encoder is not None and encoder.ids:
         model.vocabs.vision = _table("vision", model.vocabs.vision, encoder.num_codes)
     by_word = model.image == "stem"
@@ -77,13 +83,13 @@ def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh
     layout = layouts.make(
         config.layout, words, num_image_tokens=places, code_length=code_length, by_word=by_word
     )
-    planner = trained.Planner.of(model.to_dict(), layout, encoder, data.image_size)
+    planner = trained.Planner.of(model.to_dict(), layout, encoder, data.image_size, config.encoder.resize)
     rows = latent_rows.Rows.of(
         layout, set(video.instructions), data.row_length, data.packed, latents_follow=quantizer is not None
     )
     task = latent_task.LatentTask(planner, rows, dict(config.loss_weights), config.layout == "official", quantizer)
     frozen |= {} if quantizer is None else {latent_task.LAQ: weights}
-    return Parts(task, frozen, labels, origin)
+    return Parts(task, frozen, labels, origin, None if found is None else found.provenance)
 
 
 def _table(name: str, rows: int, needed: int) -> int:
@@ -121,39 +127,53 @@ def open_labels(root: str, split: str, video: episodes.Mixture) -> list[latents.
     return [latents.open_latents(*pair) for pair in zip(folders, video.members, strict=True)]
 
 
-def load_encoder(
-    config: ConfigDict, mesh: jax.sharding.Mesh
-) -> tuple[image_encoders.ImageEncoder | None, dict[str, Any]]:
-    """The frozen encoder at `encoder.path` and its weights, as `model.image` wants it.
+def load_encoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> encoders.Loaded | None:
+    """The frozen encoder at `encoder.path`, as `model.image` wants it.
 
     Raises:
         UserError: none is given where one is needed, or the other way round, or it gives something else.
     """
-    image, path = config.model.image, config.encoder.path
+    image, path, data = config.model.image, config.encoder.path, config.data
     if image == "stem":
-        if path is not None:
+        if path is not None or data.encoded is not None:
             raise errors.UserError("encoder.path is for model.image=tokens or features; the stem sees pixels")
-        return None, {}
+        return None
     if path is None:
         raise errors.UserError(f"model.image={image} needs a frozen encoder: give --config.encoder.path=FOLDER")
-    ids, size, pool = image == "tokens", config.data.image_size, config.encoder.pool
-    if pathlib.Path(path, "checkpoints").exists():
-        found = trained.load_tokenizer(path, mesh)
-        spec = checkpoints.load_json(path, "config")["model"]
-        encoder = image_encoders.ImageEncoder("tokenizer", spec, size, ids, pool)
-        return encoder, {image_encoders.NAME: found.variables}
-    if ids:
-        raise errors.UserError(f"{path} is no train_tokenizer run, and model.image=tokens needs the ids of one")
-    spec, weights = hugging_face.load_tower(path, config.encoder.dtype)
-    return image_encoders.ImageEncoder("tower", spec, size, False, pool), {image_encoders.NAME: weights}
+    if config.encoder.resize == "official" and data.decode_once:
+        raise errors.UserError("encoder.resize=official and data.decode_once, which resizes first: set it to False")
+    encoded_lib.check_choices(data.image_size, config.encoder.resize)
+    return encoders.load(path, mesh, data.image_size, image == "tokens", config.encoder.pool, config.encoder.dtype)
+
+
+def open_encoded(
+    config: ConfigDict, split: str, video: episodes.Mixture, parts: Parts
+) -> list[encoded_lib.Encoded] | None:
+    """What the encoder gave for each frame of a split, one a dataset; None where that is found on the way.
+
+    Raises:
+        UserError: it is of another encoder, or was shown frames of another size.
+    """
+    root = config.data.encoded
+    if root is None:
+        return None
+    found = []
+    for i, member in enumerate(video.members):
+        folder = encoded_lib.folder(root, split, video, i)
+        found.append(encoded_lib.open_encoded(folder, member, parts.encoder))
+        theirs, ours = (found[-1].resize, config.encoder.resize)
+        if theirs != ours:
+            raise errors.UserError(f"{folder} was shown frames resized {theirs!r}, and encoder.resize is {ours!r}")
+    return found
 
 
 def stream(config: ConfigDict, video: episodes.Mixture, parts: Parts, **shares: int) -> Any:
     """The batches of training."""
-    data = config.data
+    data, encoded = config.data, open_encoded(config, config.data.train_split, video, parts)
+    seen = video.decoded(data.image_size) if data.decode_once and encoded is None else video
     return loader.latent_stream(
-        video.decoded(data.image_size) if data.decode_once else video, parts.labels, parts.task.rows,
-        config.batch_size, config.seed, data.image_size, data.blank_instruction_rate,
+        seen, parts.labels, parts.task.rows, config.batch_size, config.seed, data.image_size,
+        data.blank_instruction_rate, encoded=encoded, resize=config.encoder.resize,
         **sources.reading(data), **shares,
     )
 
@@ -165,17 +185,18 @@ def held_out(
     data, task = config.data, parts.task
     follow = isinstance(parts.labels, latent_examples.Follow)
     labels = [parts.labels] * len(video.members) if follow else open_labels(data.latents, data.val_split, video)
+    encoded = open_encoded(config, data.val_split, video, parts) or [None] * len(video.members)
     rows = latent_rows.Rows.of(task.planner.layout, set(video.instructions), latents_follow=follow)
 
-    def of(member: episodes.Episodes, codes: Any) -> vlm_quality.Streams:
+    def of(member: episodes.Episodes, codes: Any, cache: Any) -> vlm_quality.Streams:
         def batches(blank_rate: float) -> Iterable[Mapping[str, np.ndarray]]:
             return loader.latent_stream(
-                member, codes, rows, config.batch_size, config.seed, data.image_size, blank_rate, repeat=False
+                member, codes, rows, config.batch_size, config.seed, data.image_size, blank_rate,
+                encoded=None if cache is None else [cache], resize=config.encoder.resize, repeat=False,
             )
 
         return batches
 
-    names = [member.name for member in video.members]
-    names = names if len(set(names)) == len(names) else [f"{i}-{name}" for i, name in enumerate(names)]
-    streams = {name: of(*pair) for name, *pair in zip(names, video.members, labels, strict=True)}
+    each = zip(pairs.names(video), video.members, labels, encoded, strict=True)
+    streams = {name: of(*rest) for name, *rest in each}
     return dataclasses.replace(task, rows=rows), streams

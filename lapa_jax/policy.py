@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax import checkpoints, errors, sharding, trained, training
-from lapa_jax.data import statistics, transforms
+from lapa_jax.data import statistics
 from lapa_jax.models import heads, image_encoders
 
 
@@ -135,6 +135,6 @@ class Policy:
         if isinstance(words, str) or len(words) != len(images):
             raise errors.UserError(f"{len(images)} images need as many instructions: give a list of them")
         batch = self.planner.prompts(words)
-        batch["image"] = np.stack([transforms.resize(i, self.image_size) for i in images])
+        batch["image"] = np.stack([self.planner.resized(one) for one in images])
         actions = self.statistics.unnormalise(np.asarray(self._predict(self.variables, batch)))
         return {"actions": actions[0] if single else actions}

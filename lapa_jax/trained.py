@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lapa_jax import checkpoints, errors, training
-from lapa_jax.data import layouts, sequences, text
+from lapa_jax.data import layouts, official_images, sequences, text, transforms
 from lapa_jax.models import image_encoders, image_tokens, laq, vlm, vqgan
 from lapa_jax.models.token_stream import Tokens
 
@@ -24,6 +24,7 @@ class Planner:
         layout: how its sequences are made.
         encoder: of its images; None where it sees pixels.
         image_size: pixels of these.
+        resize: how they get there, see `encoded.read_frame`.
     """
 
     config: Mapping[str, Any]
@@ -31,6 +32,7 @@ class Planner:
     layout: layouts.Layout
     encoder: image_encoders.ImageEncoder | None
     image_size: int
+    resize: str = "antialias"
 
     @classmethod
     def of(
@@ -39,16 +41,18 @@ class Planner:
         layout: layouts.Layout,
         encoder: image_encoders.ImageEncoder | None,
         image_size: int,
+        resize: str = "antialias",
     ) -> "Planner":
         """Raises UserError as `vlm.from_config`."""
-        return cls(config, vlm.from_config(config, layout.tokenizer.vocab_size), layout, encoder, image_size)
+        model = vlm.from_config(config, layout.tokenizer.vocab_size)
+        return cls(config, model, layout, encoder, image_size, resize)
 
     @classmethod
     def from_json(cls, assets: Mapping[str, Any]) -> "Planner":
         """What `to_json` wrote, also among other assets."""
         layout = layouts.make(tokenizer=text.from_json(assets["tokenizer"]), **assets["layout"])
         encoder = image_encoders.ImageEncoder(**assets["encoder"]) if assets["encoder"] else None
-        return cls.of(assets["vlm"], layout, encoder, assets["image_size"])
+        return cls.of(assets["vlm"], layout, encoder, assets["image_size"], assets["resize"])
 
     def to_json(self) -> dict[str, Any]:
         """The assets of a checkpoint, enough to make the network again."""
@@ -58,7 +62,14 @@ class Planner:
             "tokenizer": self.layout.tokenizer.to_json(),
             "encoder": None if self.encoder is None else self.encoder.to_json(),
             "image_size": self.image_size,
+            "resize": self.resize,
         }
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """uint8[H, W, 3] as the VLM was shown its images: uint8[image_size, image_size, 3]."""
+        if self.resize == "official":
+            return official_images.squared(image, self.image_size)
+        return transforms.resize(image, self.image_size)
 
     def prompts(self, instructions: Sequence[str]) -> dict[str, np.ndarray]:
         """The prompts of some instructions as a batch: tokens, kinds, segments int32[B, T], and text if wanted.

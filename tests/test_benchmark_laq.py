@@ -49,7 +49,7 @@ def test_both_are_one_network_and_are_timed(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert max(found["same"]["eager"]) < 1e-4 and found["same"]["codes"] > 1
-    assert all(len(found["races"][task]["pairs_per_s"]["ours"]) >= 1 for task in ("train", "label"))
+    assert all(len(found["races"][task]["per_s"]["ours"]) >= 1 for task in ("train", "label"))
 
 
 def test_ours_alone_in_bfloat16_without_torch(tmp_path):

@@ -57,7 +57,8 @@ def test_ids_of_all_frames_of_all_splits(ids, tokenizer, tabletop_dataset):
         summary = json.loads((ids / split / "summary.json").read_text())
         assert summary["frames"] == video.num_frames and summary["bytes_per_frame"] == 128
         assert summary["dtype"] == "uint16" and summary["frames_per_second"] > 0
-    assert found.provenance == {**found.provenance, "kind": "tokenizer", "path": str(tokenizer), "step": 4}
+    assert found.provenance == {**found.provenance, "kind": "tokenizer", "ids": True, "image_size": 32}
+    assert found.provenance["weights"].endswith("at step 4")
 
 
 def test_a_run_that_lost_a_shard_makes_that_one_again(ids, run_program, data, tokenizer, tabletop_dataset):
@@ -119,16 +120,16 @@ MISTAKES = [
     ({}, "which encoder.*--config.encoder"),
     ({"encoder": "{nowhere}"}, "no encoder at .*nowhere: give the folder of a train_tokenizer run, or a tower"),
     ({"encoder": "{dataset}"}, "no .*config.json: not a folder of Hugging Face"),
-    ({"encoder": TOWER, "data.image_size": 30}, "30x30x3.*multiple of 4"),
-    ({"encoder": TOWER, "pool": 4}, "config.pool=4 does not divide a grid of 6x6"),
-    ({"encoder": TOWER, "pool": 0}, "config.pool=0"),
+    ({"encoder": TOWER, "data.image_size": 30}, "image_size=30 .*multiple of 4"),
+    ({"encoder": TOWER, "pool": 4}, "pool=4 does not divide a grid of 6x6"),
+    ({"encoder": TOWER, "pool": 0}, "pool=0"),
     ({"encoder": TOWER, "dtype": "float64"}, "dtype 'float64' of stored features"),
     ({"encoder": TOWER, "tower.dtype": "half"}, "dtype='half'"),
     ({"encoder": TOWER, "resize": "nearest"}, "resize 'nearest'"),
     ({"encoder": TOWER, "splits": ("train", "vla")}, "no split 'vla'"),
     ({"encoder": TOWER, "data.directory": "{nowhere}"}, "no dataset at .*nowhere"),
-    ({"encoder": "{tokenizer}", "pool": 2}, "config.pool averages features, and .* gives ids"),
-    ({"encoder": "{tokenizer}", "data.image_size": 31}, "31x31"),
+    ({"encoder": "{tokenizer}", "pool": 2}, "pool=2 averages features, and .* gives ids"),
+    ({"encoder": "{tokenizer}", "data.image_size": 31}, "image_size=31 .*multiple of 4"),
 ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lapa_jax import checkpoints, errors, policy, sharding, trained, training, vocab
-from lapa_jax.data import layouts, prompts, statistics
+from lapa_jax.data import layouts, prompts, statistics, transforms
 from lapa_jax.models import heads, token_stream
 
 WORDS = ("push the red cube left", "point at the blue star")
@@ -61,7 +61,7 @@ def network_inputs(assets, images):
 
 def test_a_checkpoint_is_all_a_policy_needs(served, model, state, assets):
     """Its actions are the network's own, on resized images, in metres."""
-    inputs = network_inputs(assets, np.stack([policy.transforms.resize(image, 16) for image in IMAGES]))
+    inputs = network_inputs(assets, np.stack([transforms.resize(image, 16) for image in IMAGES]))
     params = jax.tree.map(np.asarray, state.params)
     normalised = np.asarray(model.apply({"params": params}, *inputs))
     expected = statistics.Statistics.from_json(assets["statistics"]).unnormalise(normalised)

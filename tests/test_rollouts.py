@@ -12,6 +12,7 @@ from PIL import Image
 
 from lapa_jax import errors, generate, latent_rollout, sharding, trained
 from lapa_jax.evaluation import rollout_quality
+from lapa_jax.models import laq
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,13 @@ def test_drawn_codes_stay_below_the_number_there_are(simulated):
     """A table may have more rows than there are codes."""
     simulator, variables, prompt, first = simulated
     hot = generate.Sampling(temperature=100.0)
-    few = dataclasses.replace(simulator.quantizer, num_codes=2)
-    small = latent_rollout.Simulator(simulator.planner, few, hot)
-    whole = latent_rollout.Simulator(simulator.planner, simulator.quantizer, hot)
-    keys = jax.random.split(jax.random.key(1), 8)
-    few, many = ([s.imagine(variables, prompt, first, keys)[0]] for s in (small, whole))
-    assert np.max(few) == 1 and np.max(many) > 1
+    few = dataclasses.replace(simulator.quantizer, num_codes=2, quantizers={"fsq": {"levels": (2,)}})
+    painters = [(few, laq.init_fn(few, 64)(jax.random.key(0))), (simulator.quantizer, variables["laq"])]
+    keys, most = jax.random.split(jax.random.key(1), 8), []
+    for quantizer, painter in painters:
+        one = latent_rollout.Simulator(simulator.planner, quantizer, hot)
+        most.append(np.max(one.imagine({**variables, "laq": painter}, prompt, first, keys)[0]))
+    assert most[0] == 1 and most[1] > 1
 
 
 def test_a_laq_of_another_vlm_is_refused(simulated):

@@ -133,18 +133,42 @@ def test_labels_made_on_the_way_are_those_on_disk(run_program, made, tmp_path):
     np.testing.assert_allclose(disk["code_loss"], way["code_loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["tokens", "features of a tokenizer"])
+def test_encoded_frames_on_disk_train_alike(name, run_program, made, tmp_path):
+    """Ids exactly; features as far as they were stored."""
+    changes = made.data | {"data.latents": made.latents} | VARIANTS[name](made)
+    ids = name == "tokens"
+    choices = {} if ids else {"features": True, "pool": 2, "dtype": "float32"}
+    run_program(
+        "encode_frames", tmp_path / "encoded", encoder=made.tokenizer, **made.data, **choices,
+        **{"data.image_size": 32},
+    )  # fmt: skip
+    run_program("pretrain_vlm", tmp_path / "way", **changes)
+    run_program("pretrain_vlm", tmp_path / "disk", **changes, **{"data.encoded": str(tmp_path / "encoded")})
+    for one, other in ((losses(tmp_path / "way"), losses(tmp_path / "disk")),):
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6 if ids else 1e-4)
+    assert summary(tmp_path / "way")["code_accuracy"] == summary(tmp_path / "disk")["code_accuracy"]
+    other = changes | {"data.encoded": str(tmp_path / "encoded"), "data.image_size": 64}
+    with pytest.raises(errors.UserError, match="encode these into another folder"):
+        run_program("pretrain_vlm", tmp_path / "other", **other)
+
+
 MISTAKES = {
     "no encoder": ({"model.image": "tokens"}, "needs a frozen encoder"),
     "an encoder for the stem": ({"encoder.path": "x"}, "the stem sees pixels"),
-    "a tower for tokens": (SIGLIP | {"model.image": "tokens"}, "needs the ids"),
+    "a tower for tokens": (SIGLIP | {"model.image": "tokens"}, "ids are wanted"),
     "an image that does not fit": (SIGLIP | {"data.image_size": 30}, "multiple of 4"),
     "two kinds of labels": ({"data.laq": "x", "data.latents": "x"}, "which latent actions"),
     "a table that is too small": ({"model.vocabs.latent": 3}, "vocabs.latent=3 is less than the 8"),
     "rows without length": ({"data.packed": True}, "row_length"),
     "a short row": ({"data.row_length": 9}, "places and a row has 9"),
     "a weight for nothing": ({"loss_weights.text": 0.1}, "no text to predict"),
+    "frames resized twice": (
+        SIGLIP | {"encoder.resize": "official", "data.decode_once": True}, "encoder.resize=official"
+    ),
+    "frames that are encoded for pixels": ({"data.encoded": "x"}, "the stem sees pixels"),
     "no such layout": ({"layout": "messy"}, "no layout 'messy'"),
-    "pooling that does not divide": (SIGLIP | {"encoder.pool": 4}, "encoder.pool=4"),
+    "pooling that does not divide": (SIGLIP | {"encoder.pool": 4}, "pool=4 does not divide a grid of 6x6"),
 }
 
 

@@ -12,7 +12,8 @@ from lapa_jax.convert import laq_names
 from lapa_jax.models import laq
 from lapa_jax.models.quantizers import nsvq
 from laq_speed import sizes
-from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, PRODUCT, Job, gflops, timed
+from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job
+from race.turns import PRODUCT, gflops, timed
 
 _SEED = 0
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from laq_speed import sizes
-from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, PRODUCT, Job, gflops, timed
+from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job
 from laq_torch import model
+from race.turns import PRODUCT, gflops, timed
 
 
 class Eager:

@@ -17,7 +17,8 @@ def get_config(size: str = "base") -> ConfigDict:
     config.encoder = placeholder(str)  # path of what encodes
     config.tower = dict(dtype="float32")  # of a tower's computation; bfloat16 is faster on accelerators
     config.dtype = "float16"  # or bfloat16, float32: of stored features
-    config.pool = placeholder(int)  # of features: average squares of so many patches a side; None: all patches
+    config.features = False  # of a tokenizer: what it quantises, instead of ids
+    config.pool = 1  # of features: average squares of so many cells a side
     config.resize = "antialias"  # or "official": frames as the published models were shown them
     config.frames_per_shard = 4096
     config.splits = ("train", "val")

@@ -33,6 +33,7 @@ def get_config(size: str = "base") -> ConfigDict:
         path=placeholder(str),  # a train_tokenizer or convert_vqgan run, or a vision tower (docs/vision-towers.md)
         dtype="float32",  # of a tower's computation
         pool=1,  # features are averaged over squares of so many cells a side
+        resize="antialias",  # or "official": frames as the published models were shown them
     )
     config.text = dict(path=placeholder(str))  # tokenizer.model or a tokenizer's folder; None: words of the dataset
     config.layout = "clean"  # or "official"; see docs/vlm.md
@@ -42,6 +43,7 @@ def get_config(size: str = "base") -> ConfigDict:
     )
     config.data = common.get_data()
     config.data.latents = placeholder(str)  # folder of a label_latents run
+    config.data.encoded = placeholder(str)  # folder of an encode_frames run of the same encoder; None: on the way
     config.data.laq = placeholder(str)  # or folder of a train_laq run, which labels on the way
     config.data.train_split = "train"
     config.data.val_split = "val"
@@ -53,6 +55,7 @@ def get_config(size: str = "base") -> ConfigDict:
     if size == "official":
         config.update(
             layout="official", loss_weights=dict(latent=0.99, text=0.01), model=dict(rope="bfloat16"),
+            encoder=dict(resize="official"),
             data=dict(text_length=128, row_length=384, blank_instruction_rate=0.0),
         )
     elif size != "base":

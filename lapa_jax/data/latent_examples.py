@@ -2,23 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from lapa_jax import errors
 from lapa_jax.data import augment as augment_lib
+from lapa_jax.data import encoded as encoded_lib
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import gaps, latent_rows, layouts, transforms
 from lapa_jax.data import latents as latents_lib
-
-
-class Encoded(Protocol):
-    """What a frozen encoder gave for each frame of a dataset, and what it was made from."""
-
-    provenance: Any
-
-    def frame(self, episode: int, t: int) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +34,7 @@ class Sight:
     Attributes:
         episodes: their frames.
         image_size: pixels a side; None as stored.
+        resize: a name of `encoded.RESIZES`.
         augment: of pixels.
         encoded: of each frame; None for pixels.
 
@@ -50,8 +44,9 @@ class Sight:
 
     episodes: episodes_lib.Episodes
     image_size: int | None
+    resize: str
     augment: augment_lib.Augment
-    encoded: Encoded | None
+    encoded: encoded_lib.Encoded | None
 
     def __post_init__(self) -> None:
         if self.encoded is not None and self.augment != augment_lib.Augment():
@@ -62,7 +57,7 @@ class Sight:
         if self.encoded is not None:
             return self.encoded.frame(episode, t)
         change = self.augment.draw(rng)
-        return change(self.episodes.frame(episode, t, self.image_size))
+        return change(encoded_lib.read_frame(self.episodes, episode, t, self.image_size, self.resize))
 
 
 class Examples:

@@ -1,5 +1,6 @@
 """The four named streams of batches; see `streams` for their order and their state."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from lapa_jax import errors
 from lapa_jax.data import augment as augment_lib
+from lapa_jax.data import encoded as encoded_lib
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import gaps, latent_examples, latent_rows, layouts, packed_stream, prompts, transforms
 from lapa_jax.data import latents as latents_lib
@@ -91,7 +93,8 @@ def latent_stream(
     image_size: int | None = None,
     blank_instruction_rate: float = 0.0,
     augment: augment_lib.Augment = _OFF,
-    encoded: Sequence[latent_examples.Encoded] | None = None,
+    encoded: Sequence[encoded_lib.Encoded] | None = None,
+    resize: str = "antialias",
     **order: Any,
 ) -> Stream | packed_stream.PackedStream:
     """Rows of tokens (`sequences`) and their images: image uint8[B, E, H, W, 3], E examples a row at most.
@@ -102,6 +105,7 @@ def latent_stream(
 
     Args:
         encoded: what a frozen encoder gave for each frame, one a member; image is then as encoded, [B, E, P, ...].
+        resize: how frames get to their size, see `encoded.read_frame`.
         order: the other fields of `Order`.
 
     Raises:
@@ -118,9 +122,9 @@ def latent_stream(
         )
 
     def part(members: episodes_lib.Episodes, weight: float, codes: Any, cache: Any) -> Part:
-        sight = latent_examples.Sight(members, image_size, augment, cache)
+        sight = latent_examples.Sight(members, image_size, resize, augment, cache)
         made = latent_examples.Examples(sight, codes, rows.layout, blank_instruction_rate)
-        name = _name("latents", members, image_size, augment, made.identity, rows.identity)
+        name = _name("latents", members, image_size, resize, augment, made.identity, rows.identity)
         example = made if rows.packed else rows.alone(made)
         return Part(made.index, example, name, weight, made.size)
 
@@ -139,6 +143,7 @@ def action_stream(
     image_size: int | None = None,
     window: int = 1,
     augment: augment_lib.Augment = _OFF,
+    resize: str = "antialias",
     **order: Any,
 ) -> Stream:
     """Frames with the actions that follow: image uint8[B, H, W, 3], the prompt of the layout (tokens, kinds,
@@ -147,8 +152,11 @@ def action_stream(
 
     Past the end of an episode its last action repeats and the mask is False. With window > 1 the image is
     uint8[B, window, H, W, 3], the last one now, with window_mask bool[B, window]; before the first step
-    that one repeats and the mask is False. A mixture takes one `statistics` a member. `order` takes the
-    other fields of `Order`. Raises UserError for the video view, which has no actions.
+    that one repeats and the mask is False. A mixture takes one `statistics` a member. `resize` is as in
+    `latent_stream`, and `order` takes the other fields of `Order`.
+
+    Raises:
+        UserError: episodes of the video view, which have no actions.
     """
     if horizon < 1:
         raise errors.UserError(f"horizon {horizon} holds no action; use 1 or more")
@@ -163,11 +171,12 @@ def action_stream(
             chunk, mask = transforms.chunk(actions[episode], t, horizon)
             steps, seen = transforms.window(t, window)
             change = augment.draw(rng)
-            frames = [change(members.frame(episode, int(step), image_size)) for step in steps]
+            read = functools.partial(encoded_lib.read_frame, members, episode, image_size=image_size, resize=resize)
+            frames = [change(read(int(step))) for step in steps]
             past = {"image": np.stack(frames), "window_mask": seen} if window > 1 else {"image": frames[0]}
             return {**past, **prompt(episode), "actions": stats.normalise(chunk), "action_mask": mask}
 
-        name = _name("actions", members, horizon, image_size, window, augment)
+        name = _name("actions", members, horizon, image_size, resize, window, augment)
         return Part(transforms.StepIndex(members.lengths), example, name, weight)
 
     return _stream(part, episodes, Order(batch_size, seed, **order), _one_each(statistics, episodes, "statistics"))

@@ -25,8 +25,9 @@ def evaluate(
         predict: (variables, batch of `loader.action_stream`) -> normalised actions.
     """
     stream = loader.action_stream(
-        episodes, planner.layout, stats, horizon, 100, image_size=planner.image_size, repeat=False, shuffle=False
-    )
+        episodes, planner.layout, stats, horizon, 100,
+        image_size=planner.image_size, resize=planner.resize, repeat=False, shuffle=False,
+    )  # fmt: skip
     forward, variables = jax.jit(predict), {"params": state.params, **state.variables}
     squared, zero, count = 0.0, 0.0, 0
     for batch in stream:

@@ -41,8 +41,10 @@ class ImageEncoder:
             raise errors.UserError(
                 f"data.image_size={self.image_size} does not fit the image encoder: give a multiple of {self.cell}"
             )
-        if self.pool < 1 or side % self.pool or (self.ids and self.pool > 1):
-            raise errors.UserError(f"encoder.pool={self.pool} does not fit {side}x{side} cells of an image")
+        if self.pool < 1 or side % self.pool:
+            raise errors.UserError(f"pool={self.pool} does not divide a grid of {side}x{side} cells")
+        if self.ids and self.pool > 1:
+            raise errors.UserError(f"pool={self.pool} averages features, and this encoder gives ids: leave it out")
 
     @property
     def cell(self) -> int:
