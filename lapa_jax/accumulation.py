@@ -58,8 +58,10 @@ def part(x: jax.Array, i: Any, count: int) -> jax.Array:
 def check(batch: Any, count: int) -> None:
     """
     Raises:
-        UserError: some rows of the batch do not divide by `count` on every device.
+        UserError: there is no such number of parts, or some rows do not divide by it on every device.
     """
+    if count < 1:
+        raise errors.UserError(f"accumulate={count} is no number of parts: give 1 or more")
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
     for path, x in jax.tree.leaves_with_path(batch):

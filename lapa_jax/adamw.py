@@ -79,9 +79,9 @@ class AdamW:
             m, v = own.read(old.moments)
             m = (1 - self.b1) * grad + self.b1 * m
             v = (1 - self.b2) * jnp.square(grad) + self.b2 * v
-            step = m / (1 - self.b1**n) / (jnp.sqrt(v / (1 - self.b2**n)) + self.eps)
+            change = m / (1 - self.b1**n) / (jnp.sqrt(v / (1 - self.b2**n)) + self.eps)
             param = rounding.read(old.param)
-            param = param - rate * (step + decay * param if decay else step)
+            param = param - rate * (change + decay * param if decay else change)
             param = rounding.write(param, old.param.dtype, words[0], layer)
             return Leaf(param, own.write(m, v, words[1:], layer))
 

@@ -1,4 +1,4 @@
-"""config -> optimizer (what it trains, an optax transformation) and learning-rate schedule."""
+"""config -> optimizer and learning-rate schedule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -69,6 +69,8 @@ def make(
     """
     if not 0.0 <= ema < 1.0:
         raise errors.UserError(f"optimizer.ema={ema} is no decay: give 0 (none) or less than 1, such as 0.999")
+    if moments not in FORMATS:
+        raise errors.UserError(f"no optimizer.moments {moments!r}; choose one of {', '.join(FORMATS)}")
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=learning_rate if warmup_steps == 0 else 0.0,
         peak_value=learning_rate,
@@ -76,7 +78,5 @@ def make(
         decay_steps=max(num_steps, warmup_steps + 1),
         end_value=end_learning_rate,
     )
-    if moments not in FORMATS:
-        raise errors.UserError(f"no optimizer.moments {moments!r}; choose one of {', '.join(FORMATS)}")
     own = adamw.AdamW(schedule, b1, b2, eps, weight_decay, clip_norm, moments)
     return Optimizer(own.init, own.step, Selection(trainable, frozen), ema), schedule

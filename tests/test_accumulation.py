@@ -137,6 +137,11 @@ def test_a_batch_that_does_not_divide_is_refused(count, axes):
         run(count, axes)
 
 
+def test_there_are_no_fewer_parts_than_one():
+    with pytest.raises(errors.UserError, match="accumulate=0 is no number of parts"):
+        run(0)
+
+
 def collectives(function, mesh, *args):
     """How often each kind of communication stands in the compiled program."""
     with jax.set_mesh(mesh):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lapa_jax import rounding, stacks
+from lapa_jax import rounding, sharding, stacks
 
 LAYERS, WIDTH = 24, 64
 
@@ -45,6 +45,10 @@ def test_matrices_and_small_stacks_are_done_whole(large, shape):
     seen = []
     stacks.by_layer(lambda layer, x: seen.append(x.shape) or x, jnp.zeros(shape))
     assert seen == [shape]
+
+
+def test_no_rule_splits_the_axis_of_layers():
+    assert max(len(spec) for _, spec in sharding.RULES) == 2
 
 
 def test_memory_on_the_way_is_that_of_layers(monkeypatch):
