@@ -9,14 +9,14 @@ from lapa_jax import training
 from lapa_jax.models.perceptual import FROZEN
 
 
-def make_maintain(model: Any) -> training.MaintainFn:
-    """Dead codes are restarted between two gradients, by the model's method `maintain`."""
+def make_maintain(model: Any, accumulate: int = 1) -> training.MaintainFn:
+    """Dead codes are restarted between two gradients, of so many batches each, by the model's method `maintain`."""
 
     def maintain(params: Any, variables: Any, key: jax.Array) -> Any:
         frozen = {name: variables[name] for name in variables if name == FROZEN}
         state = {"params": params, **{name: variables[name] for name in variables if name != FROZEN}}
         apply = functools.partial(model.apply, method="maintain", mutable=list(state), rngs={"noise": key})
-        _, new = apply({**state, **frozen})
+        _, new = apply({**state, **frozen}, accumulate)
         state |= new | frozen
         return state.pop("params"), state
 

@@ -24,7 +24,8 @@ def make_loss(model: heads.LatentActionPolicy, planner: trained.Planner) -> trai
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
         del key
         actions = model.apply({"params": params}, *policy.network_inputs(planner, variables, batch))
-        return losses.action_regression(actions, batch["actions"], batch["action_mask"]), ({}, variables)
+        log = {training.WEIGHT: batch["action_mask"].sum()}
+        return losses.action_regression(actions, batch["actions"], batch["action_mask"]), (log, variables)
 
     return loss_fn
 
@@ -48,10 +49,11 @@ def main(_: Any) -> None:
 
     assets = policy.describe(planner.to_json(), stats, config.head)  # 3 model
     model = policy.build(assets)
-    frozen = "" if config.scratch else config.frozen
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=frozen)  # 4 optimizer
+    if config.scratch:
+        config.optimizer.update(trainable="", frozen="")  # there is nothing worth keeping
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, planner)  # 5 the experiment itself
-    init = training.make_init(policy.init_fn(model, assets), tx)
+    init = training.make_init(policy.init_fn(model, assets), tx, config.param_dtype, config.frozen_dtype)
 
     def first() -> training.TrainState:
         state = training.init_sharded(init, mesh, config.seed)
@@ -61,12 +63,13 @@ def main(_: Any) -> None:
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained
-        step = training.make_train_step(loss_fn, tx, config.seed)
+        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "scratch" if config.scratch else "finetune")
         state = training.fit(  # 7 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        predict = functools.partial(policy.predict, model, planner)  # 8 held-out error
+        state = state.for_evaluation()  # 8 held-out error
+        predict = functools.partial(policy.predict, model, planner)
         error = action_quality.evaluate(predict, state, others, planner, stats, config.head.horizon)
         writer.write(int(state.step), error, split="val")
         done = {"val_mse": error["mse"], "episodes": len(few), "updates": int(state.step)}

@@ -21,19 +21,17 @@ class Parts:
         tower: weights of the frozen tower; None without one.
         tokenizer: of the instructions; None where they are not read.
         earlier: folder of the run of phase "scene", whose weights phase "task" starts from.
-        frozen: regular expression of parameters that are not trained.
         assets: what the checkpoint must carry beside its config.
     """
 
     tower: Any = None
     tokenizer: prompts.Tokenizer | None = None
     earlier: str | None = None
-    frozen: str = ""
     assets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def prepare(config: ConfigDict, video: episodes.Mixture) -> Parts:
-    """Opens the parts that a config names, and completes `config.model` by what they say.
+    """Opens the parts that a config names, and completes the config by what they say.
 
     Raises:
         UserError: a part is missing, or one is named that the model does not use.
@@ -59,7 +57,7 @@ def prepare(config: ConfigDict, video: episodes.Mixture) -> Parts:
 
 
 def _earlier(config: ConfigDict) -> dict[str, Any]:
-    """The run of phase "scene", which must be of the same sizes."""
+    """The run of phase "scene", which must be of the same sizes; what it has learned is frozen."""
     if config.earlier is None:
         raise errors.UserError('model.phase=task starts from a run of phase "scene": give --config.earlier=FOLDER')
     found = checkpoints.load_json(config.earlier, "config")
@@ -71,7 +69,9 @@ def _earlier(config: ConfigDict) -> dict[str, Any]:
     for key, theirs in found["model"].items():
         if key != "phase" and ours.get(key) != theirs:
             raise errors.UserError(f"model.{key} is {ours.get(key)!r}, and was {theirs!r} in {config.earlier}")
-    return dict(earlier=config.earlier, frozen=r"quantize_scene|text_tokens")
+    given = [config.optimizer.frozen] if config.optimizer.frozen else []
+    config.optimizer.frozen = "|".join([*given, "quantize_scene", "text_tokens"])
+    return dict(earlier=config.earlier)
 
 
 def batches(config: ConfigDict, video: episodes.Mixture, parts: Parts, **shares: int) -> Any:

@@ -25,6 +25,8 @@ def make_loss(task: latent_task.LatentTask) -> training.LossFn:
     def loss_fn(params: Any, variables: Any, batch: training.Batch, key: jax.Array) -> Any:
         del key
         loss, log = task.loss(params, variables, batch)
+        if not task.legacy:  # there rows count, however many places they have
+            log |= {training.WEIGHT: (batch["loss_mask"] & (batch["target_kinds"] == vocab.LATENT)).sum()}
         return loss, (log, variables)
 
     return loss_fn
@@ -50,7 +52,7 @@ def main(_: Any) -> None:
     batches = vlm_parts.stream(config, video, parts, **launch.shares())
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 3 optimizer
     loss_fn = make_loss(parts.task)  # 4 the experiment itself
-    init = training.make_init(parts.init_fn(), tx)
+    init = training.make_init(parts.init_fn(), tx, config.param_dtype, config.frozen_dtype)
     abstract = training.abstract_state(init, mesh)  # 5 weights, born sharded
     assets = {**parts.planner.to_json(), "latents": parts.origin}
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
@@ -60,12 +62,13 @@ def main(_: Any) -> None:
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed)
+        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "vlm")
         state = training.fit(  # 7 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        task, streams = vlm_parts.held_out(config, held, parts)  # 8 held-out accuracy
+        state = state.for_evaluation()  # 8 held-out accuracy
+        task, streams = vlm_parts.held_out(config, held, parts)
         majority = majority_codes(parts, state, batches)
         summary = vlm_quality.evaluate(
             task, state, mesh, streams, majority, config.evaluation.steps, config.batch_size

@@ -74,9 +74,10 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
     batches = laq_parts.batches(config, video, parts, **launch.shares())
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
-    tx, schedule = optimizers.make(config.num_steps, **config.optimizer, frozen=parts.frozen)  # 4 optimizer
+    tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, **config.loss, labels=config.labels.weight)  # 5 the experiment itself
-    init = training.make_init(laq.init_fn(model, data.image_size, data.text_length), tx)
+    init_fn = laq.init_fn(model, data.image_size, data.text_length)
+    init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
 
     assets = {"dataset": video.fingerprint} | parts.assets
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
@@ -87,13 +88,15 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > tower, earlier phase > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model), WATCH)
+        maintain = codes_parts.make_maintain(model, config.accumulate)
+        step = training.make_train_step(loss_fn, tx, config.seed, maintain, WATCH, config.accumulate)
         limits = collapse.Limits(**config.alarm)
         writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
-        quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)  # 9 held-out
+        state = state.for_evaluation()  # 9 held-out
+        quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)
         laq_quality.save(workdir, writer, int(state.step), quality)
 
 

@@ -97,7 +97,8 @@ def train(
     model = vqgan.from_config(config.model.to_dict())  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
     loss_fn = make_loss(model, **config.loss, tower=tower)  # 5 the experiment itself
-    init = training.make_init(make_init_fn(model, data.image_size, tower), tx)
+    init_fn = make_init_fn(model, data.image_size, tower)
+    init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
     abstract = training.abstract_state(init, mesh)  # 6 weights, born sharded
     saved = checkpoints.Checkpoints(workdir, config.to_dict(), {"dataset": video.fingerprint}, **config.checkpoint)
 
@@ -106,13 +107,15 @@ def train(
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, codes_parts.make_maintain(model))
+        maintain = codes_parts.make_maintain(model, config.accumulate)
+        step = training.make_train_step(loss_fn, tx, config.seed, maintain, accumulate=config.accumulate)
         writer = metrics.Writer(workdir, "tokenizer")
         state = training.fit(  # 8 the loop, shared by all stages
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
+        state = state.for_evaluation()  # 9 held-out
         quality = tokenizer_quality.evaluate(model, state, held, data.image_size, config.evaluation.frames)
-        tokenizer_quality.save(workdir, writer, int(state.step), quality)  # 9 held-out
+        tokenizer_quality.save(workdir, writer, int(state.step), quality)
 
 
 if __name__ == "__main__":

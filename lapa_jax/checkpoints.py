@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from lapa_jax import errors, sharding
+from lapa_jax import errors, selection, sharding
 from lapa_jax.training import TrainState
 
 FREE = (
@@ -69,7 +69,7 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, loader: Mapping[str, Any]) -> None:
         """Save in the background; a killed save never replaces a good one."""
-        parts = dict(state=state, loader=dict(loader), config=self.config, assets=self.assets)
+        parts = dict(state=_parts(state), loader=dict(loader), config=self.config, assets=self.assets)
         kept = {name: part for name, part in parts.items() if part}  # Orbax refuses an empty item
         self._orbax.save_checkpointables_async(step, kept, force=True, overwrite=True)
 
@@ -87,9 +87,9 @@ class Checkpoints:
         if step is None:
             return init()
         _check_shapes(self.directory / str(step), abstract)
-        parts = self._orbax.load_checkpointables(step, dict(state=abstract, loader=None))
+        parts = self._orbax.load_checkpointables(step, dict(state=_parts(abstract), loader=None))
         stream.set_state(parts["loader"])
-        return parts["state"]
+        return abstract.replace(**parts["state"])
 
 
 def resolve(path: str | pathlib.Path) -> pathlib.Path:
@@ -114,24 +114,30 @@ def load_json(path: str | pathlib.Path, name: str) -> dict[str, Any]:
     return ocp.load_checkpointables(folder, {name: None})[name] if (folder / name).exists() else {}
 
 
-def load_state(path: str | pathlib.Path, abstract: TrainState) -> TrainState:
+def load_state(path: str | pathlib.Path, abstract: TrainState, averaged: bool = True) -> TrainState:
     """Params, variables and step of a checkpoint, cast and laid out as `abstract` says.
 
-    The optimizer is not read: `abstract.opt_state` is ignored and comes back as None.
+    Where the run kept moving averages of its parameters these are what is read.
+
+    Args:
+        abstract: its optimizer state and averages are ignored, and come back as None.
+        averaged: False: the parameters themselves, which training would go on from.
 
     Raises:
         UserError: no checkpoint, or one of another model.
     """
     folder = resolve(path)
-    abstract = abstract.replace(opt_state=ocp.PLACEHOLDER)
     _check_shapes(folder, abstract)
-    wanted = dict(step=abstract.step, params=abstract.params)
-    wanted |= {"variables": abstract.variables} if abstract.variables else {}  # {} is no part of a larger tree
+    stored = _flat(ocp.metadata(folder, "state").metadata.get("ema") or {}) if averaged else {}
+    means, raw = selection.cut(abstract.params, stored.__contains__)
+    wanted = dict(ema=means, params=raw, variables=abstract.variables)
+    wanted = {name: part for name, part in wanted.items() if part}  # {} is no part of a larger tree
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load_checkpointables(folder, dict(state=wanted))["state"]
-    return TrainState(loaded["step"], loaded["params"], loaded.get("variables", {}), None)
+        loaded = ocp.load_checkpointables(folder, dict(state={"step": abstract.step, **wanted}))["state"]
+    params = selection.join(*(loaded.get(name, {}) for name in ("ema", "params")))
+    return TrainState(loaded["step"], params, loaded.get("variables", {}), None)
 
 
 def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:
@@ -150,6 +156,13 @@ def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:
         )
     leaves = [have[n] if n in have and not re.search(new, n) else leaf for n, leaf in want.items()]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _parts(state: Any) -> Any:
+    """A state as it is stored: averages are there only where a run has them."""
+    if not isinstance(state, TrainState):
+        return state
+    return {name: part for name, part in vars(state).items() if name != "ema" or part is not None}
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -1,12 +1,43 @@
-"""config -> optax transformation and learning-rate schedule."""
+"""config -> optimizer and learning-rate schedule."""
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from lapa_jax import errors, sharding
+from lapa_jax import adamw, errors
+from lapa_jax.moments import FORMATS
+from lapa_jax.selection import Selection
+
+
+class Optimizer(NamedTuple):
+    """How what is trained changes; the rest has neither a gradient nor optimizer state.
+
+    Attributes:
+        init: parameters -> optimizer state.
+        step: (gradients, state, parameters, key of rounding) -> (parameters, state).
+        selection: which parameters are trained; `init` and `step` are given those only.
+        ema: decay of their moving average; 0: there is none.
+    """
+
+    init: Callable
+    step: Callable
+    selection: Selection = Selection()
+    ema: float = 0.0
+
+
+def of(tx: Optimizer | optax.GradientTransformation) -> Optimizer:
+    """`tx` as an optimizer; a plain optax transformation trains everything."""
+    if isinstance(tx, Optimizer):
+        return tx
+
+    def step(grads: Any, state: Any, params: Any, key: jax.Array) -> tuple[Any, Any]:
+        del key
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return Optimizer(tx.init, step)
 
 
 def make(
@@ -19,15 +50,27 @@ def make(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    trainable: str = "",
     frozen: str = "",
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    ema: float = 0.0,
+    moments: str = "float32",
+) -> tuple[Optimizer, optax.Schedule]:
     """AdamW with linear warm-up then cosine decay, after clipping by global norm.
 
     Args:
         num_steps: length of the schedule in updates.
         weight_decay: applied to leaves of two or more dimensions.
-        frozen: regular expression; parameters whose path matches it get no update.
+        trainable, frozen: regular expressions of parameter paths, see `selection.Selection`.
+        ema: decay of a moving average of what is trained, which is what will be evaluated; 0: none.
+        moments: how Adam's are stored, see `moments.FORMATS`.
+
+    Raises:
+        UserError: a decay that is none, or no such moments.
     """
+    if not 0.0 <= ema < 1.0:
+        raise errors.UserError(f"optimizer.ema={ema} is no decay: give 0 (none) or less than 1, such as 0.999")
+    if moments not in FORMATS:
+        raise errors.UserError(f"no optimizer.moments {moments!r}; choose one of {', '.join(FORMATS)}")
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=learning_rate if warmup_steps == 0 else 0.0,
         peak_value=learning_rate,
@@ -35,25 +78,5 @@ def make(
         decay_steps=max(num_steps, warmup_steps + 1),
         end_value=end_learning_rate,
     )
-    tx = optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_matrices),
-    )
-    if frozen:
-        tx = optax.multi_transform(
-            {"train": tx, "frozen": optax.set_to_zero()}, lambda params: _labels(params, frozen)
-        )
-    return tx, schedule
-
-
-def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
-
-
-def _labels(params: Any, frozen: str) -> Any:
-    labels = jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if re.search(frozen, sharding.path_name(path)) else "train", params
-    )
-    if "frozen" not in jax.tree.leaves(labels):
-        raise errors.UserError(f"frozen={frozen!r} matches no parameter: check the expression")
-    return labels
+    own = adamw.AdamW(schedule, b1, b2, eps, weight_decay, clip_norm, moments)
+    return Optimizer(own.init, own.step, Selection(trainable, frozen), ema), schedule

@@ -6,29 +6,56 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lapa_jax import errors, sharding
+from lapa_jax import accumulation, adamw, averages, errors, optimizers, selection, sharding
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
-"""(params, variables, batch, key) -> (loss, (metrics, new variables))."""
+"""(params, variables, batch, key) -> (loss, (metrics, new variables)).
+
+A loss that is a mean over masked places says how many there are, as the metric `WEIGHT`: then `accumulate` parts of
+a batch weigh as much as their places do in the whole. It is not logged.
+"""
+WEIGHT = accumulation.WEIGHT
 MaintainFn = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 """(params, variables, key) -> (params, variables), between a gradient and its update."""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """step int32[]; params; variables: the other collections (running statistics); opt_state."""
+    """What a run carries from step to step.
+
+    Attributes:
+        step: int32[].
+        params: all parameters, trained or not.
+        variables: the other collections (running statistics).
+        opt_state: of what is trained.
+        ema: float32 moving averages of what is trained, pruned to its paths; None without them.
+    """
 
     step: jax.Array
     params: Any
     variables: Any
     opt_state: Any
+    ema: Any = None
+
+    def eval_params(self) -> Any:
+        """All parameters, averages in the place of those that have one."""
+        if self.ema is None:
+            return self.params
+        averaged = flax.traverse_util.flatten_dict(self.ema, sep="/")
+        trained, rest = selection.cut(self.params, averaged.__contains__)
+        return selection.join(jax.tree.map(lambda p, mean: mean.astype(p.dtype), trained, self.ema), rest)
+
+    def for_evaluation(self) -> "TrainState":
+        """The state with `eval_params` as its parameters, and without what only training needs."""
+        return self.replace(params=self.eval_params(), opt_state=None, ema=None)
 
 
 class Stream(Protocol):
@@ -39,18 +66,49 @@ class Stream(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
+Tx = optimizers.Optimizer | optax.GradientTransformation
+
+
 def make_init(
-    init_fn: Callable[[jax.Array], Any], tx: optax.GradientTransformation | None = None
+    init_fn: Callable[[jax.Array], Any],
+    tx: Tx | None = None,
+    param_dtype: str | None = None,
+    frozen_dtype: str | None = None,
 ) -> Callable[[jax.Array], TrainState]:
-    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`."""
+    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`.
+
+    Args:
+        param_dtype, frozen_dtype: how what `tx` trains and what it does not is stored, "float32" or
+            "bfloat16"; None: as `init_fn` makes it.
+
+    Raises:
+        UserError: another dtype; when called, expressions of `tx` that do not fit the parameters.
+    """
+    dtypes = [_dtype(name, kind) for name, kind in (("param_dtype", param_dtype), ("frozen_dtype", frozen_dtype))]
 
     def init(key: jax.Array) -> TrainState:
         variables = dict(init_fn(key))
         params = variables.pop("params")
-        opt_state = None if tx is None else tx.init(params)
-        return TrainState(jnp.int32(0), params, variables, opt_state)
+        if tx is None:
+            return TrainState(jnp.int32(0), _cast(params, dtypes[0]), variables, None)
+        optimizer = optimizers.of(tx)
+        trained, rest = map(_cast, optimizer.selection.split(params), dtypes)
+        ema = averages.start(trained) if optimizer.ema else None
+        return TrainState(jnp.int32(0), selection.join(trained, rest), variables, optimizer.init(trained), ema)
 
     return init
+
+
+def _dtype(key: str, name: str | None) -> Any:
+    if name not in (None, "float32", "bfloat16"):
+        raise errors.UserError(f"no {key} {name!r}; choose float32 or bfloat16")
+    return name and jnp.dtype(name)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if dtype and jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def abstract_state(init: Callable, mesh: Mesh) -> TrainState:
@@ -71,29 +129,47 @@ def init_sharded(init: Callable, mesh: Mesh, seed: int) -> TrainState:
 
 def make_train_step(
     loss_fn: LossFn,
-    tx: optax.GradientTransformation,
+    tx: Tx,
     seed: int = 0,
     maintain: MaintainFn | None = None,
     watch: Mapping[str, str] | None = None,
+    accumulate: int = 1,
 ) -> Callable:
     """jitted (state, batch) -> (state, metrics). Randomness is a function of (seed, step) alone.
 
+    Only what `tx` trains is differentiated: the rest costs a forward pass and neither gradient nor
+    optimizer state.
+
     Args:
-        maintain: changes parameters by other means than the gradient, just before its update is added.
+        maintain: changes parameters by other means than the gradient, trained ones or not, just before
+            the update is added.
         watch: name of a metric -> regular expression of parameter paths; the norm of their gradient.
+        accumulate: parts that the batch is cut into, one after the other on the device, for its memory's sake.
     """
+    optimizer = optimizers.of(tx)
+    split = optimizer.selection.split
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (metrics, variables)), grads = grad_fn(state.params, state.variables, batch, key)
-        params = state.params
+        before, rest = split(state.params)
+
+        def loss_of(trained: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
+            return loss_fn(selection.join(trained, rest), variables, batch, key)
+
+        grad_fn = jax.value_and_grad(loss_of, has_aux=True)
+        parts_key = key if accumulate == 1 else jax.random.fold_in(key, 3)
+        (loss, (metrics, variables)), grads = accumulation.gradients(
+            grad_fn, accumulate, before, state.variables, batch, parts_key
+        )
+        trained = before
         if maintain is not None:
-            params, variables = maintain(params, variables, jax.random.fold_in(key, 1))
-        updates, opt_state = tx.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics, **_norms(grads, watch or {})}
-        return TrainState(state.step + 1, params, variables, opt_state), metrics
+            params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
+            trained, rest = split(params)
+        after, opt_state = optimizer.step(grads, state.opt_state, trained, jax.random.fold_in(key, 2))
+        ema = averages.follow(state.ema, optimizer.ema, state.step, before, trained, after)
+        params = selection.join(after, rest)
+        norms = {"grad_norm": adamw.global_norm(grads), **_norms(grads, watch or {})}
+        return TrainState(state.step + 1, params, variables, opt_state, ema), {"loss": loss, **norms, **metrics}
 
     return jax.jit(step, donate_argnums=0)
 
@@ -101,7 +177,7 @@ def make_train_step(
 def _norms(grads: Any, watch: Mapping[str, str]) -> dict[str, jax.Array]:
     named = [(sharding.path_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
     found = {name: [g for path, g in named if re.search(pattern, path)] for name, pattern in watch.items()}
-    return {name: optax.tree.norm(leaves) for name, leaves in found.items() if leaves}
+    return {name: adamw.global_norm(leaves) for name, leaves in found.items() if leaves}
 
 
 def fit(

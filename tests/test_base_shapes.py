@@ -76,6 +76,31 @@ def test_weights_and_adam_state_get_a_sharding_on_8_devices(inits, name, small):
     assert max(whole.values()) < small, max(whole, key=whole.get)
 
 
+def bytes_a_device(tree):
+    return sum(
+        functools.reduce(lambda a, b: a * b, leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+@pytest.mark.parametrize("name", ["laq", "tokenizer", "vlm"])
+def test_moments_in_8_bits_take_a_quarter_and_are_split_alike(inits, name):
+    init_fn, optimizer = inits[name]
+    tx, _ = optimizers.make(10, **{**optimizer, "moments": "float8"})
+    state = training.abstract_state(training.make_init(init_fn, tx), sharding.make_mesh(1, 8, 1))
+    assert 2.0 * count(init_fn) / 8 < bytes_a_device(state.opt_state) < 2.3 * count(init_fn) / 8
+
+
+def test_a_frozen_7b_takes_two_bytes_a_number(inits):
+    """And what is trained beside it its own: here the head of the latent actions."""
+    init_fn, optimizer = inits["vlm"]
+    tx, _ = optimizers.make(10, **{**optimizer, "trainable": "head_latent"})
+    init = training.make_init(init_fn, tx, frozen_dtype="bfloat16")
+    state = training.abstract_state(init, sharding.make_mesh(devices=jax.devices()[:1]))
+    head = 4096 * 8
+    assert bytes_a_device(state) == 2 * (VLM_OFFICIAL - head) + 12 * head + 8  # both counts of updates
+
+
 def test_frozen_and_flattened_names_are_those_of_the_table(inits):
     params = jax.eval_shape(inits["vlm"][0], jax.random.key(0))["params"]
     names = {sharding.path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}

@@ -38,9 +38,18 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/sharding.py": ("errors",),
         "lapa_jax/losses.py": ("vocab",),
         "lapa_jax/metrics.py": ("errors",),
-        "lapa_jax/optimizers.py": ("errors", "sharding"),
-        "lapa_jax/training.py": ("errors", "sharding"),
-        "lapa_jax/checkpoints.py": ("errors", "sharding", "training"),
+        "lapa_jax/selection.py": ("errors",),
+        "lapa_jax/rounding.py": (),
+        "lapa_jax/averages.py": (),
+        "lapa_jax/moments.py": ("rounding",),
+        "lapa_jax/stacks.py": (),
+        "lapa_jax/adamw.py": ("moments", "rounding", "sharding", "stacks"),
+        "lapa_jax/optimizers.py": ("adamw", "errors", "moments", "selection"),
+        "lapa_jax/accumulation.py": ("errors", "sharding"),
+        "lapa_jax/training.py": (
+            "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
+        ),
+        "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():

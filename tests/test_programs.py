@@ -136,7 +136,7 @@ def test_a_finished_stage_is_not_run_again(runs, stages, run_program, programs, 
     if program == "evaluate":
         monkeypatch.setattr(programs[program], "roll_out", never)
     elif program != "label_latents":
-        monkeypatch.setattr(programs[program].training, "make_train_step", lambda *_: never)
+        monkeypatch.setattr(programs[program].training, "make_train_step", lambda *_, **__: never)
     run_program(program, workdir, **changes)
     assert {p: p.stat().st_mtime_ns for p in watched} == before
     if lines is not None:

@@ -84,7 +84,7 @@ def test_a_finished_run_is_not_run_again(run, run_program, programs, data, monke
     def never(*_, **__):
         raise AssertionError("work was done again")
 
-    monkeypatch.setattr(programs["train_tokenizer"].training, "make_train_step", lambda *_: never)
+    monkeypatch.setattr(programs["train_tokenizer"].training, "make_train_step", lambda *_, **__: never)
     run_program("train_tokenizer", run, **data)
     assert [row["step"] for row in rows(run)] == [1, 2, 3, 4]
 

@@ -13,7 +13,10 @@ def get_common() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initialisation, noise and the order of the data
     config.batch_size = 64  # global; divisible by data*fsdp
+    config.accumulate = 1  # parts that a batch is cut into, one after the other, where it does not fit whole
     config.num_steps = 1000  # updates
+    config.param_dtype = "float32"  # how what is trained is stored; bfloat16: updates are rounded stochastically
+    config.frozen_dtype = "float32"  # how what is not trained is stored; bfloat16 halves it
     config.log_every = 50  # steps between lines on the console and in metrics.jsonl
     config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: the devices left over
     config.distributed = dict(  # jax.distributed.initialize; cluster environments need only enabled
@@ -24,6 +27,16 @@ def get_common() -> ConfigDict:
     )
     config.checkpoint = dict(every=500, keep_last=2)  # steps; how many recent ones stay
     return config
+
+
+def get_optimizer(**rates: float) -> ConfigDict:
+    """Keys of AdamW, the same for all stages that train; `rates` are those that each chooses."""
+    optimizer = ConfigDict({"b1": 0.9, **rates})
+    optimizer.moments = "float32"  # how Adam's two are stored; or "bfloat16", "float8"
+    optimizer.trainable = ""  # regular expression of parameter paths: only what matches is trained
+    optimizer.frozen = ""  # regular expression of parameter paths: what matches is not trained
+    optimizer.ema = 0.0  # decay of a moving average of what is trained, for evaluation; 0: none
+    return optimizer
 
 
 def get_data() -> ConfigDict:

@@ -17,20 +17,20 @@ def get_config(size: str = "base") -> ConfigDict:
     config.vlm = placeholder(str)  # folder of a pretrain_vlm run: its weights, sizes and tokenizer
     config.scratch = False  # True: its sizes and tokenizer only, fresh weights
     config.head = dict(horizon=1, width=1024)  # actions a call; hidden units
-    config.optimizer = dict(
+    config.optimizer = common.get_optimizer(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0,
         clip_norm=1.0,
     )
-    config.frozen = ""  # regular expression: pretrained parameters that keep their values (not from scratch)
     config.data = common.get_data()
     config.data.split = "labelled"
     config.data.episodes = 100  # the first so many are trained on, the others are held out
     config.data.normalisation = "quantile"  # or "gaussian"
     if size != "base":
         config.update(
-            num_steps=600, batch_size=64, head=dict(horizon=4, width=128), frozen="^planner/",
+            num_steps=600, batch_size=64, head=dict(horizon=4, width=128),
             optimizer=dict(
                 learning_rate=1e-3, end_learning_rate=1e-5, warmup_steps=20, b2=0.99, weight_decay=0.01,
+                frozen="^planner/",  # from scratch everything is trained
             ),
             data=dict(episodes=20, decode_once=True),
         )

@@ -39,7 +39,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.text = dict(path=placeholder(str))  # tokenizer.model or a tokenizer's folder; None: words of the dataset
     config.layout = "clean"  # or "official"; see docs/vlm.md
     config.loss_weights = dict(latent=1.0, text=0.0)  # of each vocabulary's cross-entropy
-    config.optimizer = dict(
+    config.optimizer = common.get_optimizer(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0, clip_norm=1.0
     )
     config.data = common.get_data()

@@ -64,7 +64,7 @@ def get_config(size: str = "base") -> ConfigDict:
         weight=0.0, episodes=128, batch_size=16, normalisation="gaussian",
     )
     config.earlier = placeholder(str)  # the run of phase "scene" that phase "task" starts from
-    config.optimizer = dict(
+    config.optimizer = common.get_optimizer(
         learning_rate=1e-4, end_learning_rate=1e-4, warmup_steps=0, b1=0.9, b2=0.99,
         weight_decay=0.0, clip_norm=0.5,
     )

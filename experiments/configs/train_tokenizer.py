@@ -32,7 +32,7 @@ def get_config(size: str = "base") -> ConfigDict:
         perceptual=0.0,  # weight of the squared error in the tower's features
     )
     config.tower = dict(path=placeholder(str), dtype="float32")  # frozen image encoder; docs/vision-towers.md
-    config.optimizer = dict(
+    config.optimizer = common.get_optimizer(
         learning_rate=1e-4, end_learning_rate=1e-5, warmup_steps=1000, b1=0.9, b2=0.99,
         weight_decay=0.0, clip_norm=1.0,
     )

@@ -180,11 +180,11 @@ class LatentActionQuantizer(nn.Module):
         """A reconstruction cut to what `view` can be."""
         return jnp.clip(view, 0.0, 1.0) if self.target == "pixels" else view
 
-    def maintain(self) -> None:
+    def maintain(self, batches: int = 1) -> None:
         """What the quantiser does between two gradients: restart dead codes. Needs params mutable."""
         quantize = self.quantize_scene if self.phase == "scene" else self.quantize
         if hasattr(quantize, "maintain"):
-            quantize.maintain()
+            quantize.maintain(batches)
 
     def _bottleneck(self, z: jax.Array, text: jax.Array | None, train: bool) -> tuple[Latent, jax.Array, Any]:
         """The latent action, what the decoder reads of it, and what the quantiser returned."""

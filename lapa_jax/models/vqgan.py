@@ -120,9 +120,9 @@ class VQGAN(nn.Module):
         codewords = codes if jnp.issubdtype(codes.dtype, jnp.floating) else self.quantize.lookup(codes)
         return jnp.clip(self._decode(codewords), -1.0, 1.0)
 
-    def maintain(self) -> None:
+    def maintain(self, batches: int = 1) -> None:
         """Restart dead codes, between two gradients. Needs params mutable."""
-        self.quantize.maintain()
+        self.quantize.maintain(batches)
 
     def _encode(self, image: jax.Array, train: bool) -> tuple[Codes, Any]:
         height, width, channels = image.shape[-3:]

@@ -258,6 +258,18 @@ def test_the_first_step_puts_the_codebook_where_the_data_is():
     assert train.used(z) >= 7
 
 
+def test_so_does_the_first_step_of_accumulated_gradients():
+    """Few rows, so that only the rule of the first step looks at the codes."""
+    z = (0.01 * gaussian(24) + 5.0).astype(np.float32)
+    module, rngs = quantizers.NSVQ(8, 3), {"noise": jax.random.key(0)}
+    state = module.init({"params": jax.random.key(0), **rngs}, z)
+    for part in np.split(z, 2):
+        _, new = module.apply(state, part, train=True, mutable=["codebook"], rngs=rngs)
+        state |= new
+    revived = [module.apply(state, batches, method="maintain", mutable=True)[1] for batches in (1, 2)]
+    assert [float(new["codebook"]["revived"]) > 0 for new in revived] == [False, True]
+
+
 def test_codes_in_use_are_left_alone():
     rows, counts = gaussian(8)[:, 0], np.float32([100, 100, 100, 100, 100, 100, 100, 3])
     fresh = 9.0 + gaussian(8, seed=1)[:, 0]

@@ -113,11 +113,15 @@ class Codebook(nn.Module):
         )
         self.steps.value += 1.0
 
-    def maintain(self) -> None:
-        """Restart dead codes. Called between two gradients, with params mutable."""
+    def maintain(self, batches: int = 1) -> None:
+        """Restart dead codes. Called between two gradients, with params mutable.
+
+        Args:
+            batches: seen since the last call, more than one where gradients are accumulated.
+        """
         if self.revive == "none":
             return
-        due = (self.steps.value == 1.0) | (jnp.sum(self.counts.value) >= self.CHANCES * self.num_codes)
+        due = (self.steps.value == batches) | (jnp.sum(self.counts.value) >= self.CHANCES * self.num_codes)
         fresh, dead = restart(self.table(), self.counts.value, self.rows.value, self.threshold)
         dead = dead & due
         self.renew(jnp.where(dead[:, None], fresh, self.table()), dead)

@@ -110,9 +110,9 @@ class OfficialNSVQ(nn.Module):
     def lookup(self, codes: jax.Array) -> jax.Array:
         return self.codebook[codes]
 
-    def maintain(self) -> None:
+    def maintain(self, batches: int = 1) -> None:
         """Replace unused codes at the official steps. Called between two gradients, with params mutable."""
-        due = official_steps(self.steps.value - 1)
+        due = official_steps(self.steps.value // batches - 1)
         keys = jax.random.split(self.make_rng("noise"))
         order = random_order(keys[0], self.used.value, self.batch_size.value)
         noise = jax.random.normal(keys[1], self.codebook.shape)
