@@ -58,7 +58,8 @@ def main(_: Any) -> None:
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), assets, **config.checkpoint)
 
     def first() -> training.TrainState:
-        return parts.fill(training.init_sharded(init, mesh, config.seed), abstract)
+        given = parts.begin(abstract.params, config.init.new, config.init.ignore)
+        return parts.fill(training.init_sharded(init, mesh, config.seed, given), abstract)
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained > scratch

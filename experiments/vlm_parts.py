@@ -8,11 +8,23 @@ from typing import Any
 import encoders
 import jax
 import numpy as np
+import starts
 from ml_collections import ConfigDict
 
 from lapa_jax import errors, latent_task, trained, training
 from lapa_jax.data import encoded as encoded_lib
-from lapa_jax.data import episodes, gaps, latent_examples, latent_rows, latents, layouts, loader, sources, text
+from lapa_jax.data import (
+    episodes,
+    gaps,
+    latent_examples,
+    latent_rows,
+    latents,
+    layouts,
+    loader,
+    prompts,
+    sources,
+    text,
+)
 from lapa_jax.evaluation import vlm_quality
 from lapa_jax.evaluation.judge import pairs
 from lapa_jax.models import image_encoders, laq
@@ -30,6 +42,7 @@ class Parts:
         labels: of each dataset, or how they are found.
         origin: what the latents were made by.
         encoder: what encodes images, as JSON; None where nothing does.
+        start: where parameters begin; None: at random.
     """
 
     task: latent_task.LatentTask
@@ -37,6 +50,7 @@ class Parts:
     labels: list[latents.Latents] | latent_examples.Follow
     origin: Mapping[str, Any]
     encoder: Mapping[str, Any] | None
+    start: starts.Start | None
 
     @property
     def planner(self) -> trained.Planner:
@@ -55,6 +69,10 @@ class Parts:
 
         return init
 
+    def begin(self, abstract: Any, new: str, ignore: str) -> dict[str, jax.Array]:
+        """Parameters that do not begin at random; see `starts.Start.parameters`."""
+        return {} if self.start is None else self.start.parameters(abstract, new, ignore)
+
     def fill(self, state: training.TrainState, abstract: training.TrainState) -> training.TrainState:
         """A fresh state with the weights of the frozen networks in their places."""
         if not self.frozen:
@@ -70,9 +88,17 @@ def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh
         UserError: a part is missing, does not fit the others, or one is named that nothing uses.
     """
     data, model = config.data, config.model
+    if model.lora.rank and not (config.optimizer.trainable or config.optimizer.frozen):
+        raise errors.UserError(
+            f"model.lora.rank={model.lora.rank} beside a network that is trained whole: say what is trained, "
+            'as with --config.optimizer.trainable="lora_|latent"'
+        )
     labels, code_length, num_codes, origin, quantizer, weights = _labels(data, data.train_split, video, mesh)
+    start = starts.open_start(config.init.path, config.init.num_heads)
+    if start is not None:
+        start.complete(model, config.init.ignore)
+    words = _tokenizer(config, video.instructions, start)
     model.vocabs.latent = _table("latent", model.vocabs.latent, num_codes)
-    words = text.open_text(config.text.path, video.instructions, data.text_length)
     found = load_encoder(config, mesh)
     encoder = None if found is None else found.encoder
     frozen = {} if found is None else {image_encoders.NAME: found.variables}
@@ -89,7 +115,19 @@ def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh
     )
     task = latent_task.LatentTask(planner, rows, dict(config.loss_weights), config.layout == "official", quantizer)
     frozen |= {} if quantizer is None else {latent_task.LAQ: weights}
-    return Parts(task, frozen, labels, origin, None if found is None else found.provenance)
+    return Parts(task, frozen, labels, origin, None if found is None else found.provenance, start)
+
+
+def _tokenizer(config: ConfigDict, instructions: tuple[str, ...], start: starts.Start | None) -> prompts.Text:
+    """The one that is named, else the one that parameters came with, else the words of the instructions."""
+    path, length = config.text.path, config.data.text_length
+    if path is None and start is not None and start.tokenizer is not None:
+        words = start.tokenizer(instructions, length)
+    else:
+        words = text.open_text(path, instructions, length)
+    if start is not None:
+        starts.check_text(start, words)
+    return words
 
 
 def _table(name: str, rows: int, needed: int) -> int:

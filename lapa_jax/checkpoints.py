@@ -128,16 +128,42 @@ def load_state(path: str | pathlib.Path, abstract: TrainState, averaged: bool = 
     """
     folder = resolve(path)
     _check_shapes(folder, abstract)
+    found = _load(folder, averaged, **{key: getattr(abstract, key) for key in ("step", "params", "variables")})
+    return TrainState(found["step"], found["params"], found.get("variables", {}), None)
+
+
+def _load(folder: pathlib.Path, averaged: bool, params: Any, **parts: Any) -> dict[str, Any]:
+    """Those parts of a state, and parameters, averages in the place of those that have one."""
     stored = _flat(ocp.metadata(folder, "state").metadata.get("ema") or {}) if averaged else {}
-    means, raw = selection.cut(abstract.params, stored.__contains__)
-    wanted = dict(ema=means, params=raw, variables=abstract.variables)
-    wanted = {name: part for name, part in wanted.items() if part}  # {} is no part of a larger tree
+    means, raw = selection.cut(params, stored.__contains__)
+    wanted = {name: part for name, part in dict(ema=means, params=raw, **parts).items() if part != {}}
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load_checkpointables(folder, dict(state={"step": abstract.step, **wanted}))["state"]
-    params = selection.join(*(loaded.get(name, {}) for name in ("ema", "params")))
-    return TrainState(loaded["step"], params, loaded.get("variables", {}), None)
+        loaded = ocp.load_checkpointables(folder, dict(state=wanted))["state"]
+    return loaded | {"params": selection.join(*(loaded.get(name, {}) for name in ("ema", "params")))}
+
+
+def stored_params(path: str | pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """Path and shape of each parameter of a checkpoint."""
+    stored = _flat(ocp.metadata(resolve(path), "state").metadata["params"])
+    return {name: tuple(leaf.shape) for name, leaf in stored.items()}
+
+
+def load_params(path: str | pathlib.Path, abstract: Any, averaged: bool = True) -> Any:
+    """Some parameters of a checkpoint, cast and laid out as `abstract` says; see `load_state`.
+
+    Raises:
+        UserError: no checkpoint, or one of them has another shape or is not there.
+    """
+    stored = stored_params(path)
+    for name, leaf in _flat(abstract).items():
+        if stored.get(name) != tuple(leaf.shape):
+            raise errors.UserError(
+                f"checkpoint {path} is of another model: {name} is {stored.get(name, 'absent')} there and "
+                f"{tuple(leaf.shape)} in this config"
+            )
+    return _load(resolve(path), averaged, params=abstract)["params"]
 
 
 def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:

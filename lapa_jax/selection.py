@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -60,6 +60,16 @@ def cut(tree: Any, wanted: Callable[[str], bool]) -> tuple[Any, Any]:
     chosen = {path: leaf for path, leaf in flat.items() if leaf is not EMPTY and wanted("/".join(path))}
     rest = {path: leaf for path, leaf in flat.items() if path not in chosen}
     return flax.traverse_util.unflatten_dict(chosen), flax.traverse_util.unflatten_dict(rest)
+
+
+def replaced(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    """Nested dicts with other leaves at some '/'-joined paths."""
+    if not leaves:
+        return tree
+    flat = flax.traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")
+    if strange := leaves.keys() - flat.keys():
+        raise KeyError(f"no {min(strange)} in the tree")
+    return flax.traverse_util.unflatten_dict({**flat, **leaves}, sep="/")
 
 
 def join(trained: Any, rest: Any) -> Any:

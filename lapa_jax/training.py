@@ -75,7 +75,9 @@ def make_init(
     param_dtype: str | None = None,
     frozen_dtype: str | None = None,
 ) -> Callable[[jax.Array], TrainState]:
-    """key -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`.
+    """(key, given) -> TrainState, from `init_fn(key) -> flax variables`; no optimizer state without `tx`.
+
+    `given` maps paths to parameters that take the place of fresh ones; under jit the latter are then not even made.
 
     Args:
         param_dtype, frozen_dtype: how what `tx` trains and what it does not is stored, "float32" or
@@ -86,9 +88,9 @@ def make_init(
     """
     dtypes = [_dtype(name, kind) for name, kind in (("param_dtype", param_dtype), ("frozen_dtype", frozen_dtype))]
 
-    def init(key: jax.Array) -> TrainState:
+    def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         variables = dict(init_fn(key))
-        params = variables.pop("params")
+        params = selection.replaced(variables.pop("params"), given or {})
         if tx is None:
             return TrainState(jnp.int32(0), _cast(params, dtypes[0]), variables, None)
         optimizer = optimizers.of(tx)
@@ -121,10 +123,16 @@ def abstract_state(init: Callable, mesh: Mesh) -> TrainState:
     )
 
 
-def init_sharded(init: Callable, mesh: Mesh, seed: int) -> TrainState:
-    """A state born sharded: no device ever holds a leaf it does not keep."""
+def init_sharded(
+    init: Callable, mesh: Mesh, seed: int, given: Mapping[str, jax.Array] | None = None
+) -> TrainState:
+    """A state born sharded: no device ever holds a leaf it does not keep.
+
+    Args:
+        given: path -> parameter, in its place already; it becomes part of the state and is not to be used again.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, mesh))
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+    return jax.jit(init, out_shardings=shardings, donate_argnums=1)(jax.random.key(seed), dict(given or {}))
 
 
 def make_train_step(
@@ -193,6 +201,8 @@ def fit(
 ) -> TrainState:
     """Train to `num_steps`, logging and saving on the way; returns at once if already there.
 
+    A run of no steps saves the state that it begins with.
+
     Metrics of a step are fetched after the next one is dispatched, so logging does not stall the device.
 
     Raises:
@@ -200,6 +210,9 @@ def fit(
     """
     start = first = int(state.step)
     if start >= num_steps:
+        if saved.latest_step() is None:
+            saved.save(start, state, batches.get_state())
+            saved.wait()
         return state
     writer.begin(start, num_steps)
     pending: tuple[int, dict] | None = None

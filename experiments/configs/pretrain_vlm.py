@@ -17,7 +17,9 @@ def get_config(size: str = "base") -> ConfigDict:
     config.batch_size = 256
     config.num_steps = 70_000
     config.model = dict(
-        size="7b",  # trunk, see lapa_jax/models/llama.py SIZES
+        size="7b",  # trunk, see lapa_jax/models/llama.py SIZES; None where init.path says it
+        trunk=placeholder(ConfigDict),  # its keyword arguments, over those of the size; set by init.path
+        lora=dict(rank=0, alpha=16.0, layers="attention|feed_forward"),  # thin matrices; rank 0: none
         vocabs=dict(text=32_000, vision=8448, latent=8),  # rows of each embedding table; 0: as many as are needed
         heads=("latent", "text", "vision"),  # tables with an output head
         image="tokens",  # or "features" of a frozen encoder, or "stem", pixels
@@ -27,8 +29,15 @@ def get_config(size: str = "base") -> ConfigDict:
         theta=5e7,  # base of the rotary frequencies
         attention=placeholder(str),  # None: "xla"; or "cudnn", "splash" (docs/text-models.md)
         rope="exact",  # or "bfloat16", the rounded table of the published weights
+        rope_length=2048,  # positions in that table
         dtype="bfloat16",  # of the computation; parameters are float32
         residual_dtype="float32",  # of what runs along the trunk
+    )
+    config.init = dict(  # where parameters begin; see docs/vlm.md
+        path=placeholder(str),  # official params, a text model's folder, or a pretrain_vlm run; None: at random
+        new="lora_|(embed|head)_latent|project/|stem/",  # paths that begin anew where they are not there
+        ignore="",  # regular expression of paths there that are left alone
+        num_heads=placeholder(int),  # of an official file whose sizes are not LLaMA's
     )
     config.encoder = dict(  # frozen, for image="tokens" or "features"
         path=placeholder(str),  # a train_tokenizer or convert_vqgan run, or a vision tower (docs/vision-towers.md)

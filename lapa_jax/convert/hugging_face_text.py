@@ -102,6 +102,16 @@ def read(folder: str | Path, text: TextModel, abstract: Any, prefix: str = "", i
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
+def names(folder: str | Path, text: TextModel, prefix: str = "") -> frozenset[str]:
+    """Our paths of the parameters that a folder has.
+
+    Raises:
+        UserError: as `load`.
+    """
+    folder = Path(folder).expanduser()
+    return frozenset(_leaves(hugging_face.open_tensors(folder), text, prefix, folder))
+
+
 def _place(leaf: Leaf, wanted: jax.ShapeDtypeStruct) -> jax.Array:
     return placing.spread(wanted, lambda index: leaf.read(index, wanted.shape, wanted.dtype))
 
