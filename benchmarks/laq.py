@@ -69,13 +69,15 @@ def _race() -> dict[str, Any]:
 
 def _alone() -> dict[str, Any]:
     from laq_speed import alone  # after the flags: it starts JAX, which the race leaves to its processes
+    from race import accelerator
 
     try:
         batches = [int(batch) for batch in _BATCHES.value]
     except ValueError:
         raise errors.UserError(f"--batches={','.join(_BATCHES.value)}: numbers, as in 64,128,256") from None
     speeds = alone.table(_SIZE.value, batches, _MINUTES.value * 60, _ROUNDS.value, _REMAT.value, _PEAK.value)
-    return {"device": alone.device(), "remat": _REMAT.value, "speeds": [dataclasses.asdict(one) for one in speeds]}
+    found = [dataclasses.asdict(one) for one in speeds]
+    return {"device": accelerator.device(), "remat": _REMAT.value, "speeds": found}
 
 
 def _run() -> None:

@@ -42,16 +42,21 @@ class Speeds:
 
 
 def race(
-    competing: Mapping[str, Callable[..., Any]], task: str, units: float, rounds: int, seconds: float
+    competing: Mapping[str, Callable[..., Any]],
+    task: str,
+    units: float | Mapping[str, float],
+    rounds: int,
+    seconds: float,
 ) -> Speeds:
     """All in turn, as often as there are rounds; who was last begins the next one.
 
     Args:
         competing: name -> (task, steps) -> (seconds, seconds of processor time) of them.
-        units: that a step does.
+        units: that a step does, of all or by name.
         seconds: for all of it; at least one step each is run, and rounds that would begin later are not.
     """
     begun, elsewhere = time.perf_counter(), memory.Elsewhere()
+    each = units if isinstance(units, Mapping) else dict.fromkeys(competing, units)
     slot = seconds / (rounds + 1) / len(competing)
     steps = {name: max(round(slot / one(task, 1)[0]), 1) for name, one in competing.items()}  # warms up, too
     wall, processor = ({name: [] for name in competing} for _ in range(2))
@@ -61,7 +66,7 @@ def race(
         for name in list(competing)[:: -1 if turn % 2 else 1]:
             took = competing[name](task, steps[name])
             for found, one in zip((wall, processor), took, strict=True):
-                found[name].append(units * steps[name] / one)
+                found[name].append(each[name] * steps[name] / one)
     return Speeds(wall, processor, elsewhere.cores())
 
 

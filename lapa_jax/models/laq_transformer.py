@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lapa_jax import errors
 from lapa_jax.models import laq_readers, peg_attention
+from lapa_jax.models.linear import Linear
 
 
 class PatchEmbed(nn.Module):
@@ -88,9 +89,9 @@ class PatchTransformerBackbone(nn.Module):
         else:
             self.code_encoder = laq_readers.CodeEncoder(self.code_dim, self.code_length, grid, self.dtype)
         linear = dict(dtype=self.dtype, kernel_init=peg_attention.KERNEL_INIT)
-        self.project_out = peg_attention.Linear(self.width, **linear)
+        self.project_out = Linear(self.width, **linear)
         self.decoder_spatial = transformer(self.depth_spatial, one, **layers)
-        self.to_pixels = peg_attention.Linear(self.channels * self.patch_size**2, **linear)
+        self.to_pixels = Linear(self.channels * self.patch_size**2, **linear)
 
     def __call__(self, frame: jax.Array, next_frame: jax.Array) -> jax.Array:
         """`next_frame` reconstructed with nothing quantised; touches all parameters (for init)."""

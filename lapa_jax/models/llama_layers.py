@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lapa_jax.models import attention, lora, rotary
+from lapa_jax.models.linear import Linear
 from lapa_jax.sharding import constrain_batch, constrain_heads
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": nn.gelu}
@@ -55,7 +56,7 @@ class Form:
         if any(layer.endswith(f"/{name}") for layer in layers):
             return lora.LowRankDense(features, rank, alpha, use_bias, self.dtype, name=name)
         init = nn.initializers.lecun_normal()
-        return nn.Dense(features, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
+        return Linear(features, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
 
 
 class RMSNorm(nn.Module):

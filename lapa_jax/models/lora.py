@@ -36,11 +36,12 @@ class LowRankDense(nn.Module):
         kernel = self.param("kernel", init, (size, self.features))
         a = self.param("lora_a", init, (size, self.rank))
         b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features))
-        x, kernel, a, b = (one.astype(self.dtype) for one in (x, kernel, a, b))
+        leading = x.shape[:-1]
+        x, kernel, a, b = (one.astype(self.dtype) for one in (x.reshape(-1, size), kernel, a, b))  # as `linear`
         y = x @ kernel + (x @ a) @ b * jnp.asarray(self.alpha / self.rank, self.dtype)
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y.reshape(*leading, self.features)
 
 
 def chosen(spec: Mapping[str, Any] | None) -> tuple[str, ...]:

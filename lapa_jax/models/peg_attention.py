@@ -12,6 +12,7 @@ import numpy as np
 
 from lapa_jax.models.cosine_attention import attend
 from lapa_jax.models.depthwise import causal_depthwise_conv
+from lapa_jax.models.linear import Linear
 
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform in +-1/sqrt(fan in), how the kernels of the published model started."""
@@ -186,18 +187,6 @@ class PositionBias(nn.Module):
         down = row[:, None] - row[None] + height - 1
         right = column[:, None] - column[None] + width - 1
         return jnp.moveaxis(x[down * (2 * width - 1) + right], -1, 0)
-
-
-class Linear(nn.Dense):
-    """`nn.Dense` over rows. Leading axes are one axis inside.
-
-    The gradient of the kernel contracts them. When there are several, XLA first transposes both factors
-    in memory, and its product of those takes twice the time.
-    """
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        rows = super().__call__(x.reshape(-1, x.shape[-1]))
-        return rows.reshape(*x.shape[:-1], self.features)
 
 
 def dense(features: int, name: str, dtype: jnp.dtype, use_bias: bool = False) -> Linear:

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lapa_jax.models.linear import Linear
+
 
 class Projector(nn.Module):
     """Two layers, as in LLaVA-1.5 (Liu et al. 2024), after a norm: encoders differ in scale by orders of magnitude.
@@ -21,5 +23,5 @@ class Projector(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """float[..., F] -> float[..., width]."""
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(features.astype(self.dtype))
-        x = nn.Dense(self.hidden or self.width, dtype=self.dtype, name="project_in")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="project_out")(nn.gelu(x))
+        x = Linear(self.hidden or self.width, dtype=self.dtype, name="project_in")(x)
+        return Linear(self.width, dtype=self.dtype, name="project_out")(nn.gelu(x))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lapa_jax import errors, vocab
 from lapa_jax.models import image_stem, llama, projector, token_stream
+from lapa_jax.models.linear import Linear
 from lapa_jax.models.token_stream import Tokens
 from lapa_jax.sharding import constrain_batch
 
@@ -56,7 +57,7 @@ class LatentActionVLM(nn.Module):
         }
         self.body = llama.Trunk(**dict(self.trunk), dtype=self.dtype)
         self.head = {
-            name: nn.Dense(self.vocabs[name], use_bias=False, kernel_init=init, dtype=self.dtype)
+            name: Linear(self.vocabs[name], use_bias=False, kernel_init=init, dtype=self.dtype)
             for name in sorted(self.heads)
         }
         if self.image == "stem":
