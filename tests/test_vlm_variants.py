@@ -153,6 +153,16 @@ def test_encoded_frames_on_disk_train_alike(name, run_program, made, tmp_path):
         run_program("pretrain_vlm", tmp_path / "other", **other)
 
 
+def test_frames_are_resized_once_in_stage_3_too(run_program, made, tmp_path):
+    changes = SIGLIP | {"encoder.resize": "official", "data.decode_once": False, "num_steps": 0}
+    run_program("pretrain_vlm", tmp_path / "vlm", **made.data, **{"data.latents": made.latents}, **changes)
+    with pytest.raises(errors.UserError, match="encoder.resize=official.*decode_once=False"):
+        run_program("finetune", tmp_path / "finetune", vlm=str(tmp_path / "vlm"), **made.data)
+    once = {"data.decode_once": False}
+    run_program("finetune", tmp_path / "finetune", vlm=str(tmp_path / "vlm"), **made.data, **once)
+    assert summary(tmp_path / "finetune")["updates"] == 4
+
+
 MISTAKES = {
     "no encoder": ({"model.image": "tokens"}, "needs a frozen encoder"),
     "an encoder for the stem": ({"encoder.path": "x"}, "the stem sees pixels"),
