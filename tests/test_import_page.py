@@ -1,14 +1,10 @@
-"""docs/import-official.md: its commands and programs run as they stand there, in their order, on small official files.
+"""docs/import-official.md: its commands and programs run as they stand there, in order, on small official files.
 
 The files hold random numbers in the official formats. `SIZES` is all that is added to a command.
 """
 
 import json
-import os
 import pathlib
-import re
-import shlex
-import subprocess
 import sys
 
 import jax
@@ -23,19 +19,19 @@ from lapa_jax.data import official_prompts
 from lapa_jax.models import vlm
 from lapa_jax.models.token_stream import Tokens
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "convert"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "convert"))
+import pages  # noqa: E402
 import test_official_laq  # noqa: E402
 import test_official_vqgan  # noqa: E402
 import test_pieces  # noqa: E402
 
-PAGE = (ROOT / "docs" / "import-official.md").read_text()
+PAGE = pages.read("import-official.md")
 TINY = "--config.batch_size=8"
 STAGE_2 = (
-    TINY, "--config.data.image_size=64", "--config.evaluation.steps=8", "--config.data.text_length=96",
+    TINY, "--config.data.image_size=32", "--config.evaluation.steps=8", "--config.data.text_length=96",
     "--config.data.row_length=160", "--config.model.rope_length=256", "--config.init.num_heads=2",
 )  # fmt: skip
-SIZES = {  # workdir of a command, or its program -> flags for files that are small; sizes as published are known
+SIZES = {  # `pages.name_of` a command -> flags for files that are small; sizes as published are known
     "run_lapa": ("--num_heads=2",),
     "runs/latents": (TINY,),
     "runs/lapa": STAGE_2,
@@ -43,17 +39,6 @@ SIZES = {  # workdir of a command, or its program -> flags for files that are sm
     "runs/lapa_mine": (*STAGE_2, "--config.num_steps=2"),
     "runs/rollouts": ("--config.videos=2", "--config.steps=2"),
 }
-
-
-def commands(text):
-    """The arguments of each command of a page, without its interpreter."""
-    blocks = re.findall(r"(?m)^    python (experiments/(?:.*\\\n)*.*)$", text)
-    return [shlex.split(block.replace("\\\n", "")) for block in blocks]
-
-
-def workdir(command):
-    found = [flag for flag in command if flag.startswith("--workdir=")]
-    return found[0].partition("=")[2] if found else None
 
 
 def language_model(path, words, **more):
@@ -86,7 +71,6 @@ def vqgan():
 def folder(tabletop_dataset, tmp_path_factory):
     """What the page takes for granted."""
     root = tmp_path_factory.mktemp("page")
-    (root / "experiments").symlink_to(ROOT / "experiments")
     (root / "datasets").mkdir()
     for name in ("my_video", "my_robot"):
         (root / "datasets" / name).symlink_to(tabletop_dataset)
@@ -99,25 +83,14 @@ def folder(tabletop_dataset, tmp_path_factory):
     torch_zip.write(root / "laq_openx.pt", state)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     Image.fromarray(pixels).save(root / "photo.jpg")
-    edges = ",".join(map(str, np.linspace(-1, 1, 17)))
-    (root / "simpler.csv").write_text("\n".join([",".join(map(str, range(17))), *[edges] * 7, ""]))
+    rows = [range(17), *[np.linspace(-1, 1, 17)] * 6, (-0.5, 0.5, 1.5)]
+    (root / "simpler.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
     return root
 
 
 @pytest.fixture(scope="module")
-def done(folder):
-    """What each command printed, by its workdir or else its place; all of them, in the order of the page."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    printed = {}
-    for place, command in enumerate(commands(PAGE)):
-        program, name = pathlib.Path(command[0]).stem, workdir(command)
-        more = SIZES.get(name or program, ())
-        result = subprocess.run(
-            [sys.executable, *command, *more], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
-        printed[name or f"{program}-{place}"] = result.stdout
-    return printed
+def printed(folder):
+    return pages.run(pages.commands(PAGE), folder, SIZES)
 
 
 def summary(folder):
@@ -125,18 +98,17 @@ def summary(folder):
 
 
 def test_the_page_has_commands_and_all_sizes_are_of_one():
-    found = commands(PAGE)
-    names = {workdir(command) or pathlib.Path(command[0]).stem for command in found}
-    assert SIZES.keys() <= names and len(found) > 8
+    found = pages.commands(PAGE)
+    assert SIZES.keys() <= set(map(pages.name_of, found)) and len(found) > 8
 
 
-def test_an_image_and_an_instruction_give_ids_and_an_action(done):
-    first, second = (json.loads(out.splitlines()[-1]) for name, out in done.items() if name.startswith("run_lapa"))
+def test_an_image_and_an_instruction_give_ids_and_an_action(printed):
+    first, second = (json.loads(text.splitlines()[-1]) for text in printed["run_lapa"])
     assert len(first["ids"]) == 4 and max(first["ids"]) < 8
     assert len(second["ids"]) == len(second["action"]) == 7
 
 
-def test_the_run_is_the_model_of_the_file_and_is_measured(done, folder):
+def test_the_run_is_the_model_of_the_file_and_is_measured(printed, folder):
     import test_starts
 
     stored = official_lapa.open_params(folder / "params")
@@ -148,17 +120,17 @@ def test_the_run_is_the_model_of_the_file_and_is_measured(done, folder):
     assert summary(folder / "runs" / "lapa")["held_out_steps"] > 0
 
 
-def test_later_stages_leave_what_they_promise(done, folder):
+def test_later_stages_leave_what_they_promise(printed, folder):
     assert summary(folder / "runs" / "lapa_robot")["updates"] == 2
     assert summary(folder / "runs" / "lapa_mine")["held_out_steps"] > 0
     assert (folder / "runs" / "rollouts" / "strips.png").exists()
 
 
-def test_programs_of_the_page_run(done, folder, monkeypatch):
+def test_programs_of_the_page_run(printed, folder, monkeypatch):
     """The policy acts, and the trained model goes back to a file that `run_lapa` would read."""
     monkeypatch.chdir(folder)
     names = {"image": np.zeros((90, 120, 3), np.uint8)}
-    for block in re.findall(r"(?s)```python\n(.*?)```", PAGE):
+    for block in pages.programs(PAGE):
         exec(block, names)
     assert names["actions"].shape == (1, 2) and np.isfinite(names["actions"]).all()
     before, after = (official_lapa.open_params(name) for name in ("params", "streaming_params.mine"))
@@ -167,7 +139,7 @@ def test_programs_of_the_page_run(done, folder, monkeypatch):
     assert "body/layers/attention/wq/kernel" in moved and "head_text/kernel" not in moved
 
 
-def test_files_come_back_byte_for_byte(done, folder):
+def test_files_come_back_byte_for_byte(printed, folder):
     laq, back = (torch_zip.read(folder / name) for name in ("laq_openx.pt", "laq.pt"))
     assert test_official_laq.same(laq, back)
     trees = (array_pickle.read(folder / name) for name in ("vqgan", "vqgan.back"))
