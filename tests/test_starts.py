@@ -112,7 +112,7 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"init.num_heads": None}, "width is 64"),
+        ({"init.num_heads": None}, "width is 64.* --config.init.num_heads"),
         ({"text.path": None, "layout": "clean", "loss_weights.text": 0.0}, "ids and .*params a table of 512"),
         ({"init.ignore": "latent", "init.new": "nothing"}, "has no embed_latent/embedding, .*--config.init.new"),
         ({"model.heads": ("latent", "text")}, "has head_vision/kernel, .*--config.init.ignore"),
