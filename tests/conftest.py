@@ -1,5 +1,6 @@
 """Set-up that must come before the first use of jax, and small datasets that tests share."""
 
+import functools
 import importlib
 import os
 import sys
@@ -29,6 +30,15 @@ hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
+
+
+# Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it.
+LONG = ("vlm_variants", "starts", "programs", "text_models", "train_tokenizer", "attention", "encode_frames")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,5 +129,24 @@ def run_program(programs, load_config):
         program.CONFIG.value = load_config(name, size, **changes)
         program.WORKDIR.value = str(workdir)
         program.main([])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(run_program, tabletop_dataset, tmp_path_factory):
+    """name -> folder of a finished tiny run, made when it is first asked for; read it only."""
+    root, data = tmp_path_factory.mktemp("tiny"), {"data.directory": str(tabletop_dataset)}
+    changes = {
+        "train_laq": lambda: data,
+        "label_latents": lambda: {"laq": str(run("train_laq"))},
+        "train_tokenizer": lambda: data,
+        "pretrain_vlm": lambda: data | {"data.latents": str(run("label_latents"))},
+    }
+
+    @functools.cache
+    def run(name):
+        run_program(name, root / name, **changes[name]())
+        return root / name
 
     return run
