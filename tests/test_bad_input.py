@@ -163,7 +163,7 @@ def test_programs_end_in_one_line_and_status_2(arguments, message, tmp_path):
     size, *others = arguments
     config = f"--config=experiments/configs/train_laq.py:{size}"
     command = [sys.executable, "experiments/train_laq.py", config, *others, f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
