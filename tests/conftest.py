@@ -32,8 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
 
 
-# Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it.
-LONG = ("vlm_variants", "starts", "programs", "text_models", "train_tokenizer", "attention", "encode_frames")
+# Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it. The
+# first two share no compiled program, or both workers would begin by compiling the same.
+LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "train_tokenizer", "encode_frames")
 
 
 def pytest_collection_modifyitems(items):
