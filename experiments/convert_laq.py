@@ -4,7 +4,7 @@
     python experiments/convert_laq.py --run=runs/laq --out=laq.pt
 
 The first makes a folder like that of a train_laq run, which label_latents and evaluate_laq take. What data it will
-label is said now: --config.data.directory, .gap, ... are those of train_laq. See docs/official-checkpoints.md.
+label is said now: --config.data.directory, .gap, ... are those of train_laq. See docs/import-official.md.
 """
 
 import functools

@@ -11,7 +11,7 @@ import jax
 import launch
 
 from lapa_jax import checkpoints, errors, losses, metrics, optimizers, policy, trained, training
-from lapa_jax.data import loader, sources, statistics
+from lapa_jax.data import encoded, loader, sources, statistics
 from lapa_jax.evaluation import action_quality
 from lapa_jax.models import heads
 
@@ -39,6 +39,7 @@ def main(_: Any) -> None:
     size = planner.image_size
 
     data = config.data
+    encoded.check_decoded(planner.resize, data.decode_once)
     robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
     few, others = robot.divided(data.episodes)
     stats = statistics.cached(few, "action", data.normalisation, data.cache)

@@ -5,7 +5,7 @@
         --image=photo.jpg --instruction="pick up the blue block"
 
 One line of JSON an image. With `--ids=action --bins=FILE.csv` a finetuned checkpoint gives an action. See
-docs/official-checkpoints.md.
+docs/import-official.md.
 """
 
 import functools

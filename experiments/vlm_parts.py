@@ -178,8 +178,7 @@ def load_encoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> encoders.Loaded
         return None
     if path is None:
         raise errors.UserError(f"model.image={image} needs a frozen encoder: give --config.encoder.path=FOLDER")
-    if config.encoder.resize == "official" and data.decode_once:
-        raise errors.UserError("encoder.resize=official and data.decode_once, which resizes first: set it to False")
+    encoded_lib.check_decoded(config.encoder.resize, data.decode_once)
     encoded_lib.check_choices(data.image_size, config.encoder.resize)
     return encoders.load(path, mesh, data.image_size, image == "tokens", config.encoder.pool, config.encoder.dtype)
 

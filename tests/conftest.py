@@ -1,5 +1,6 @@
 """Set-up that must come before the first use of jax, and small datasets that tests share."""
 
+import functools
 import importlib
 import os
 import sys
@@ -15,6 +16,8 @@ from absl import flags
 # XLA's pool has a thread a device, unless this says more. A device that waits in two collectives at once (jax
 # 0.10.2 lets independent ones overlap) takes two, and the last device none: all wait until XLA gives up.
 os.environ["NPROC"] = "32"
+# Of XLA's two ways to make code of a fusion the older one compiles a training step in a fifth of the time.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_num_cpu_devices", 8)
 os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
@@ -27,6 +30,16 @@ hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
+
+
+# Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it. The
+# first two share no compiled program, or both workers would begin by compiling the same.
+LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "train_tokenizer", "encode_frames")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,5 +130,24 @@ def run_program(programs, load_config):
         program.CONFIG.value = load_config(name, size, **changes)
         program.WORKDIR.value = str(workdir)
         program.main([])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(run_program, tabletop_dataset, tmp_path_factory):
+    """name -> folder of a finished tiny run, made when it is first asked for; read it only."""
+    root, data = tmp_path_factory.mktemp("tiny"), {"data.directory": str(tabletop_dataset)}
+    changes = {
+        "train_laq": lambda: data,
+        "label_latents": lambda: {"laq": str(run("train_laq"))},
+        "train_tokenizer": lambda: data,
+        "pretrain_vlm": lambda: data | {"data.latents": str(run("label_latents"))},
+    }
+
+    @functools.cache
+    def run(name):
+        run_program(name, root / name, **changes[name]())
+        return root / name
 
     return run

@@ -17,11 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def laq_run(run_program, tabletop_dataset, tmp_path_factory):
+def laq_run(tiny_run, tmp_path_factory):
     """A finished train_laq run; tests that start in it leave it as it is."""
-    workdir = tmp_path_factory.mktemp("laq")
-    run_program("train_laq", workdir, num_steps=1, **{"data.directory": str(tabletop_dataset)})
-    return workdir
+    return shutil.copytree(tiny_run("train_laq"), tmp_path_factory.mktemp("laq") / "run")
 
 
 def contents(folder):
@@ -136,7 +134,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(run_program, laq_run, t
     changes = {"data.directory": str(tabletop_dataset), "model.backbone_args.width": 16}
     with pytest.raises(errors.UserError, match=r"of another model: body/.* is \(.*16"):
         run_program("train_laq", workdir, **changes)
-    assert checkpoints.resolve(workdir).name == "1"
+    assert checkpoints.resolve(workdir).name == "4"
 
 
 def test_a_batch_that_does_not_divide_is_named(run_program, tabletop_dataset, tmp_path):
@@ -165,7 +163,7 @@ def test_programs_end_in_one_line_and_status_2(arguments, message, tmp_path):
     size, *others = arguments
     config = f"--config=experiments/configs/train_laq.py:{size}"
     command = [sys.executable, "experiments/train_laq.py", config, *others, f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr

@@ -20,7 +20,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 
 def run(*flags):
     command = [sys.executable, str(ROOT / "benchmarks" / "laq.py"), "--size=toy", "--batch=4", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def products(jaxpr):

@@ -23,11 +23,9 @@ def data(tabletop_dataset):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(run_program, data, tmp_path_factory):
+def tokenizer(tiny_run):
     """Folder of a tokenizer that has seen four batches."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    run_program("train_tokenizer", folder, **data)
-    return folder
+    return tiny_run("train_tokenizer")
 
 
 @pytest.fixture(scope="module")

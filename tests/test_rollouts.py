@@ -16,15 +16,12 @@ from lapa_jax.models import laq
 
 
 @pytest.fixture(scope="module")
-def runs(run_program, tabletop_dataset, tmp_path_factory):
-    """Folders of a tiny LAQ and of a VLM that was trained on its codes."""
-    root = tmp_path_factory.mktemp("rollouts")
-    data = {"data.directory": str(tabletop_dataset)}
-    run_program("train_laq", root / "laq", **data)
-    run_program("pretrain_vlm", root / "vlm", **data, **{"data.laq": str(root / "laq")})
-    found = {"vlm": str(root / "vlm"), "laq": str(root / "laq")}
-    run_program("rollout_latents", root / "out", **found)
-    return types.SimpleNamespace(**found, folder=root / "out", root=root)
+def runs(run_program, tiny_run, tmp_path_factory):
+    """Folders of a tiny LAQ, of a VLM that was trained on its codes, and of their rollouts."""
+    folder = tmp_path_factory.mktemp("rollouts")
+    found = {"vlm": str(tiny_run("pretrain_vlm")), "laq": str(tiny_run("train_laq"))}
+    run_program("rollout_latents", folder, **found)
+    return types.SimpleNamespace(**found, folder=folder)
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,10 @@ needs_gold = pytest.mark.skipif(not GOLD.is_dir(), reason=f"no files of the offi
 
 
 @pytest.fixture(scope="module")
-def made(run_program, tabletop_dataset, tmp_path_factory):
-    """A tiny LAQ, its labels, and a VLM that was trained on them."""
-    root = tmp_path_factory.mktemp("made")
-    data = {"data.directory": str(tabletop_dataset)}
-    run_program("train_laq", root / "laq", **data)
-    run_program("label_latents", root / "latents", laq=str(root / "laq"))
-    changes = data | {"data.latents": str(root / "latents")}
-    run_program("pretrain_vlm", root / "vlm", **changes)
-    return types.SimpleNamespace(changes=changes, vlm=root / "vlm", root=root)
+def made(tiny_run, tabletop_dataset):
+    """Labels of a tiny LAQ, and a VLM that was trained on them."""
+    changes = {"data.directory": str(tabletop_dataset), "data.latents": str(tiny_run("label_latents"))}
+    return types.SimpleNamespace(changes=changes, vlm=tiny_run("pretrain_vlm"))
 
 
 def params(folder):
@@ -47,14 +42,11 @@ OFFICIAL = {
 
 
 @pytest.fixture(scope="module")
-def official(made, run_program, tmp_path_factory):
+def official(made, tiny_run):
     """Changes that begin with the official files; the image tokenizer is ours, of 256 ids an image."""
     if not GOLD.is_dir():
         pytest.skip(f"no files of the official code at {GOLD}")
-    root = tmp_path_factory.mktemp("official")
-    data = {key: value for key, value in made.changes.items() if key == "data.directory"}
-    run_program("train_tokenizer", root / "tokenizer", **data)
-    return OFFICIAL | made.changes | {"encoder.path": str(root / "tokenizer"), "data.image_size": 64}
+    return OFFICIAL | made.changes | {"encoder.path": str(tiny_run("train_tokenizer")), "data.image_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +104,7 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"init.num_heads": None}, "width is 64"),
+        ({"init.num_heads": None}, "width is 64.* --config.init.num_heads"),
         ({"text.path": None, "layout": "clean", "loss_weights.text": 0.0}, "ids and .*params a table of 512"),
         ({"init.ignore": "latent", "init.new": "nothing"}, "has no embed_latent/embedding, .*--config.init.new"),
         ({"model.heads": ("latent", "text")}, "has head_vision/kernel, .*--config.init.ignore"),

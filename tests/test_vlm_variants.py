@@ -17,16 +17,11 @@ SIGLIP = {"model.image": "features", "encoder.path": str(GOLD_VISION / "siglip")
 
 
 @pytest.fixture(scope="module")
-def made(run_program, tabletop_dataset, tmp_path_factory):
+def made(tiny_run, tabletop_dataset):
     """Folders of a tiny LAQ, its labels and a tiny image tokenizer."""
-    root = tmp_path_factory.mktemp("made")
-    data = {"data.directory": str(tabletop_dataset)}
-    run_program("train_laq", root / "laq", **data)
-    run_program("label_latents", root / "latents", laq=str(root / "laq"))
-    run_program("train_tokenizer", root / "tokenizer", **data)
-    return types.SimpleNamespace(
-        data=data, laq=str(root / "laq"), latents=str(root / "latents"), tokenizer=str(root / "tokenizer")
-    )
+    names = {"laq": "train_laq", "latents": "label_latents", "tokenizer": "train_tokenizer"}
+    folders = {key: str(tiny_run(name)) for key, name in names.items()}
+    return types.SimpleNamespace(data={"data.directory": str(tabletop_dataset)}, **folders)
 
 
 def tokens(made):
@@ -42,10 +37,11 @@ VARIANTS = {
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def run(request, run_program, made, tmp_path_factory):
-    """A finished stage 2 and the stage 3 after it; the former was stopped half-way."""
+    """A finished stage 2 and the stage 3 after it; with a tower the former was stopped half-way."""
     root = tmp_path_factory.mktemp("run")
     changes = made.data | {"data.latents": made.latents} | VARIANTS[request.param](made)
-    run_program("pretrain_vlm", root / "vlm", num_steps=2, **changes)
+    if request.param == "features of a tower":
+        run_program("pretrain_vlm", root / "vlm", num_steps=2, **changes)
     run_program("pretrain_vlm", root / "vlm", **changes)
     run_program("finetune", root / "finetune", vlm=str(root / "vlm"), **made.data)
     return types.SimpleNamespace(name=request.param, vlm=root / "vlm", finetune=root / "finetune", changes=changes)
@@ -133,24 +129,32 @@ def test_labels_made_on_the_way_are_those_on_disk(run_program, made, tmp_path):
     np.testing.assert_allclose(disk["code_loss"], way["code_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tokens", "features of a tokenizer"])
-def test_encoded_frames_on_disk_train_alike(name, run_program, made, tmp_path):
+@pytest.mark.parametrize("run", ["tokens", "features of a tokenizer"], indirect=True)
+def test_encoded_frames_on_disk_train_alike(run, run_program, made, tmp_path):
     """Ids exactly; features as far as they were stored."""
-    changes = made.data | {"data.latents": made.latents} | VARIANTS[name](made)
-    ids = name == "tokens"
+    changes, ids = run.changes, run.name == "tokens"
     choices = {} if ids else {"features": True, "pool": 2, "dtype": "float32"}
     run_program(
         "encode_frames", tmp_path / "encoded", encoder=made.tokenizer, **made.data, **choices,
         **{"data.image_size": 32},
     )  # fmt: skip
-    run_program("pretrain_vlm", tmp_path / "way", **changes)
     run_program("pretrain_vlm", tmp_path / "disk", **changes, **{"data.encoded": str(tmp_path / "encoded")})
-    for one, other in ((losses(tmp_path / "way"), losses(tmp_path / "disk")),):
-        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6 if ids else 1e-4)
-    assert summary(tmp_path / "way")["code_accuracy"] == summary(tmp_path / "disk")["code_accuracy"]
+    way, disk = losses(run.vlm), losses(tmp_path / "disk")
+    np.testing.assert_allclose(list(way.values()), list(disk.values()), rtol=1e-6 if ids else 1e-4)
+    assert summary(run.vlm)["code_accuracy"] == summary(tmp_path / "disk")["code_accuracy"]
     other = changes | {"data.encoded": str(tmp_path / "encoded"), "data.image_size": 64}
     with pytest.raises(errors.UserError, match="encode these into another folder"):
         run_program("pretrain_vlm", tmp_path / "other", **other)
+
+
+def test_frames_are_resized_once_in_stage_3_too(run_program, made, tmp_path):
+    changes = SIGLIP | {"encoder.resize": "official", "data.decode_once": False, "num_steps": 0}
+    run_program("pretrain_vlm", tmp_path / "vlm", **made.data, **{"data.latents": made.latents}, **changes)
+    with pytest.raises(errors.UserError, match="encoder.resize=official.*decode_once=False"):
+        run_program("finetune", tmp_path / "finetune", vlm=str(tmp_path / "vlm"), **made.data)
+    once = {"data.decode_once": False}
+    run_program("finetune", tmp_path / "finetune", vlm=str(tmp_path / "vlm"), **made.data, **once)
+    assert summary(tmp_path / "finetune")["updates"] == 4
 
 
 MISTAKES = {

@@ -32,7 +32,10 @@ def model_of(path: str | os.PathLike, num_heads: int | None = None, **options: A
     depth, _, mlp_dim = shapes["body/layers/feed_forward/w1/kernel"]
     num_heads = num_heads or HEADS.get(width)
     if num_heads is None or width % num_heads:
-        raise errors.UserError(f"{path}: its width is {width}; say how many attention heads, with --num_heads")
+        raise errors.UserError(
+            f"{path}: its width is {width}; say how many attention heads, with --num_heads or in stage 2 with "
+            "--config.init.num_heads"
+        )
     names = [name for name in vocab.NAMES if f"embed_{name}/embedding" in shapes]
     dtypes = {name: options.pop(name) for name in ("dtype", "residual_dtype") if name in options}
     return vlm.LatentActionVLM(

@@ -142,6 +142,15 @@ def check_choices(image_size: int | None, resize: str, dtype: str = "float16") -
         )
 
 
+def check_decoded(resize: str, decode_once: bool) -> None:
+    """Raises UserError where frames that are decoded once, to their last size, would be resized once more."""
+    if resize == "official" and decode_once:
+        raise errors.UserError(
+            "frames are resized as published (encoder.resize=official), and data.decode_once resizes first: "
+            "set --config.data.decode_once=False"
+        )
+
+
 def read_frame(
     episodes: episodes_lib.Episodes, episode: int, step: int, image_size: int | None, resize: str = "antialias"
 ) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_a_killed_build_goes_on(tmp_path, workers):
     process = subprocess.Popen(
         [sys.executable, str(program)], env={**os.environ, "PYTHONPATH": path}, start_new_session=True
     )
-    folder, deadline = tmp_path / "out/toys/1.0.0", time.monotonic() + 60
+    folder, deadline = tmp_path / "out/toys/1.0.0", time.monotonic() + 600
     while not list(folder.glob("unfinished/train-*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)  # of its own session: this program and its workers
