@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.extend
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from flops import products
 
 from lapa_jax.models import laq
 
@@ -21,20 +20,6 @@ TORCH = importlib.util.find_spec("torch") is not None
 def run(*flags):
     command = [sys.executable, str(ROOT / "benchmarks" / "laq.py"), "--size=toy", "--batch=4", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-
-
-def products(jaxpr):
-    """FLOPs of all matrix products and dense convolutions, inner programs included."""
-    found = 0
-    for equation in jaxpr.eqns:
-        found += sum(products(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params))
-        out = [np.prod(one.aval.shape) for one in equation.outvars]
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            found += 2 * out[0] * np.prod([equation.invars[0].aval.shape[i] for i in contracted])
-        if equation.primitive.name == "conv_general_dilated":
-            found += 2 * out[0] * np.prod(equation.invars[1].aval.shape[:-1])
-    return found
 
 
 @pytest.mark.skipif(TORCH, reason="torch is here")
