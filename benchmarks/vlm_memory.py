@@ -24,7 +24,7 @@ from lapa_jax.data.stored import storage
 from lapa_jax.models import llama
 from step_memory import analysis, cases
 
-_PLATFORM = flags.DEFINE_enum("platform", "tpu", list(analysis.PLATFORMS), "Whose compiler; tpu and tpu32 need none.")
+_PLATFORM = flags.DEFINE_enum("platform", "tpu", list(analysis.PLATFORMS), "Whose compiler; for tpu libtpu does.")
 _SIZE = flags.DEFINE_enum("size", "7b", list(llama.SIZES), "Of the trunk.")
 _ONLY = flags.DEFINE_string("only", "", "Regular expression: only cases in whose names it is found.")
 _JSON = flags.DEFINE_string("json", None, "File for all numbers, written after each case.")
@@ -36,9 +36,8 @@ def _line(name: str, memory: analysis.Memory) -> str:
     """A row of the table, in GB of 10^9 bytes."""
     sizes = (memory.state, memory.arguments, memory.temporaries, memory.outputs, memory.peak)
     numbers = [f"{value / cases.GB:.2f}" for value in (memory.parameters, *sizes)]
-    if memory.refused:
-        numbers[2:] = ["", f"{numbers[3]} wanted", "", "out of memory"]
-    fitting = ["yes" if not memory.refused and cases.fits(memory.peak, card) else "no" for card in cases.CARDS]
+    numbers[-1] += " (refused)" * memory.refused
+    fitting = ["yes" if cases.fits(memory.peak, card) else "no" for card in cases.CARDS]
     return f"| {' | '.join([name, *numbers, *fitting])} |"
 
 

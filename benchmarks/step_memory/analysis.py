@@ -25,11 +25,11 @@ class Memory:
         parameters: numbers in them.
         state: of the train state.
         arguments: of state and batch, as the compiler lays them out.
-        temporaries: of all that is made and dropped within a step; with `refused`, what the compiler asks for.
+        temporaries: of all that is made and dropped within a step.
         outputs: of what does not take the place of an argument.
         program: of the compiled code.
         seconds: that it took to compile.
-        refused: the compiler says that its device has too little memory.
+        refused: the compiler says that its device has less than `peak`, which is then all that it says.
     """
 
     parameters: int
@@ -84,7 +84,8 @@ def analyse(case: cases.Case, size: str, mesh: jax.sharding.Mesh) -> Memory:
         with jax.set_mesh(mesh):
             found = made.step.lower(made.state, made.batch).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        return Memory(parameters, state, 0, _wanted(str(error)), 0, 0, time.perf_counter() - begun, refused=True)
+        rest = wanted(str(error)) - state
+        return Memory(parameters, state, state, rest, 0, 0, time.perf_counter() - begun, refused=True)
     return Memory(
         parameters, state, found.argument_size_in_bytes, found.temp_size_in_bytes,
         found.output_size_in_bytes - found.alias_size_in_bytes, found.generated_code_size_in_bytes,
@@ -92,8 +93,8 @@ def analyse(case: cases.Case, size: str, mesh: jax.sharding.Mesh) -> Memory:
     )  # fmt: skip
 
 
-def _wanted(message: str) -> int:
-    """Bytes that a compiler says it would need; raises what is no lack of memory."""
+def wanted(message: str) -> int:
+    """Bytes, arguments included, that a compiler says a program takes; raises what is no lack of memory."""
     found = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT]?)i?B?\)? (?:exceeds|of )", message, re.DOTALL)
     if not found:
         raise RuntimeError(message)

@@ -6,13 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from lapa_jax import latent_task, optimizers, sharding, trained, training
 from lapa_jax.data import latent_rows, layouts, prompts, sequences
 from lapa_jax.models import image_encoders
 from step_memory.cases import Case
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+sys.path.append(str(Path(__file__).resolve().parents[2] / "experiments"))
+
+from configs import pretrain_vlm as pretrain_configs  # noqa: E402
+from configs import train_tokenizer as tokenizer_configs  # noqa: E402
+
 INSTRUCTION = "push the red block to the left"
 CODE_LENGTH = 4
 
@@ -35,13 +40,9 @@ def make(case: Case, size: str, mesh: jax.sharding.Mesh) -> Program:
     Args:
         size: of the trunk, a key of `llama.SIZES`.
     """
-    sys.path.append(str(EXPERIMENTS))
-    import pretrain_vlm  # its flags come after ours were read
-    from configs import pretrain_vlm as configs
+    import pretrain_vlm  # here, since it defines flags: ours have been read
 
-    config = configs.get_config(case.size)
-    config.lock()
-    config.update_from_flattened_dict({"model.size": size, **case.changes})
+    config = config_of(case, size)
     task = _task(config)
     tx, _ = optimizers.make(config.num_steps, **config.optimizer)
     init = training.make_init(task.planner.init_fn(), tx, config.param_dtype, config.frozen_dtype)
@@ -49,7 +50,15 @@ def make(case: Case, size: str, mesh: jax.sharding.Mesh) -> Program:
     return Program(step, training.abstract_state(init, mesh), _batch(task.rows, config.batch_size, mesh))
 
 
-def _task(config: Any) -> latent_task.LatentTask:
+def config_of(case: Case, size: str) -> ConfigDict:
+    """As the command line of `pretrain_vlm` makes it."""
+    config = pretrain_configs.get_config(case.size)
+    config.lock()
+    config.update_from_flattened_dict({"model.size": size, **case.changes})
+    return config
+
+
+def _task(config: ConfigDict) -> latent_task.LatentTask:
     """As `vlm_parts.prepare` makes it from data, with the published image tokenizer's sizes.
 
     Sequences are `clean`, since `official` wants LLaMA's tokenizer: a row has some ten targets of text less.
@@ -63,9 +72,7 @@ def _task(config: Any) -> latent_task.LatentTask:
 
 
 def _encoder(image_size: int) -> image_encoders.ImageEncoder:
-    from configs import train_tokenizer
-
-    spec = train_tokenizer.get_config("base").model.to_dict()
+    spec = tokenizer_configs.get_config("base").model.to_dict()
     return image_encoders.ImageEncoder("tokenizer", spec, image_size, ids=True)
 
 
@@ -76,6 +83,6 @@ def _batch(rows: latent_rows.Rows, count: int, mesh: jax.sharding.Mesh) -> dict[
     one = sequences.stack([rows.together([{latent_rows.SEQUENCE: sequence, "image": image}])])
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     return {
-        name: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=split)
+        name: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype, sharding=split)
         for name, leaf in one.items()
     }
