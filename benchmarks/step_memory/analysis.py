@@ -11,9 +11,9 @@ import jax
 from lapa_jax import errors, sharding
 from step_memory import cases, program
 
-TOPOLOGIES = {"tpu": "v5p:2x2x1", "tpu32": "v6e:2x2"}
-"""Platform -> TPUs that are compiled for without having any; a device of the first has 95 GiB, of the other 31."""
-PLATFORMS = (*TOPOLOGIES, "cpu", "gpu")
+PLATFORMS = ("tpu", "cpu", "gpu")
+TOPOLOGY = "v5p:2x2x1"
+"""TPUs that are compiled for without having any; a device has 95 GiB."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -53,8 +53,8 @@ def mesh_of(platform: str) -> jax.sharding.Mesh:
     Raises:
         UserError: there is none, and no compiler for it.
     """
-    if platform in TOPOLOGIES:
-        return sharding.make_mesh(devices=[_described(TOPOLOGIES[platform])])
+    if platform == "tpu":
+        return sharding.make_mesh(devices=[_described(TOPOLOGY)])
     try:
         return sharding.make_mesh(devices=jax.devices(platform)[:1])
     except RuntimeError:
