@@ -5,9 +5,9 @@
     python benchmarks/vlm_memory.py --platform=tpu --only=^LoRA
     python benchmarks/vlm_memory.py --platform=gpu            # on a machine with one
 
-The train step is that of experiments/pretrain_vlm.py, on shapes alone. Compilers for CPUs widen bfloat16, whole
-stacks of it, and hold what others do not: --platform=cpu says how large the state is, and its temporaries are no
-measure for an accelerator.
+The train step is that of experiments/pretrain_vlm.py, on shapes alone. XLA for CPUs computes in
+float32 where others do in bfloat16: --platform=cpu says how large the state is, and its temporaries are no measure
+for an accelerator.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """All of it at once, of which the compiler's own peak is a little less."""
+        """All of it at once: what is set aside, gaps between temporaries included."""
         return self.arguments + self.temporaries + self.outputs + self.program
 
 
