@@ -19,6 +19,8 @@ from lapa_jax.models import llama
 POSITIONS = ("theta", "rope", "rope_length")
 """Keys of a config's `model` that say what positions a trunk was trained with."""
 
+TEXT_TABLE = "embed_text/embedding"
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
@@ -49,6 +51,21 @@ class Start:
         for name, rows in self.vocabs.items():
             if not (ignore and re.search(ignore, f"embed_{name}/embedding")):
                 model.vocabs[name] = rows
+
+    def own_text(self, instructions: tuple[str, ...], length: int, ignore: str) -> prompts.Text:
+        """The tokenizer that the parameters came with; words of the instructions if their text table is ignored.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.tokenizer is not None:
+            return self.tokenizer(instructions, length)
+        if ignore and re.search(ignore, TEXT_TABLE):
+            return text.open_text(None, instructions, length)
+        raise errors.UserError(
+            f"{self.path} comes without the tokenizer that its text table was trained with: give it with "
+            f"--config.text.path, or leave the table out with --config.init.ignore={TEXT_TABLE}"
+        )
 
     def parameters(self, abstract: Any, new: str, ignore: str) -> dict[str, jax.Array]:
         """Path -> parameter, of all that do not begin anew.

@@ -121,10 +121,10 @@ def prepare(config: ConfigDict, video: episodes.Mixture, mesh: jax.sharding.Mesh
 def _tokenizer(config: ConfigDict, instructions: tuple[str, ...], start: starts.Start | None) -> prompts.Text:
     """The one that is named, else the one that parameters came with, else the words of the instructions."""
     path, length = config.text.path, config.data.text_length
-    if path is None and start is not None and start.tokenizer is not None:
-        words = start.tokenizer(instructions, length)
-    else:
+    if path is not None or start is None:
         words = text.open_text(path, instructions, length)
+    else:
+        words = start.own_text(instructions, length, config.init.ignore)
     if start is not None:
         starts.check_text(start, words)
     return words

@@ -39,7 +39,7 @@ class AdamW:
 
     Attributes:
         schedule: updates so far -> learning rate.
-        weight_decay: of parameters of two or more dimensions.
+        weight_decay: of matrices; not of scales and biases, stacked or not.
         stored: format of the moments, a key of `moments.FORMATS`.
     """
 
@@ -58,20 +58,23 @@ class AdamW:
 
     def step(self, grads: Any, state: State, params: Any, key: jax.Array) -> tuple[Any, State]:
         """(parameters, state) after an update; `key` is for rounding."""
-        params, tree = jax.tree.flatten(params)
+        named, tree = jax.tree_util.tree_flatten_with_path(params)
+        params, matrices = [param for _, param in named], [is_matrix(*one) for one in named]
         words = jax.random.bits(key, (len(params), 3, 2))
         old = map(Leaf, params, map(moments.Moments, *map(tree.flatten_up_to, state[1:])))
         grads, norm = tree.flatten_up_to(grads), global_norm(grads)
         new = [
-            self._update(words[i], *pair, norm, state.count)
-            for i, pair in enumerate(zip(old, grads, strict=True))
+            self._update(words[i], *one, norm, state.count)
+            for i, one in enumerate(zip(matrices, old, grads, strict=True))
         ]
         count = optax.safe_increment(state.count)
         return tree.unflatten([leaf.param for leaf in new]), _state(count, tree, [leaf.moments for leaf in new])
 
-    def _update(self, words: jax.Array, old: Leaf, grad: jax.Array, norm: jax.Array, count: jax.Array) -> Leaf:
+    def _update(
+        self, words: jax.Array, matrix: bool, old: Leaf, grad: jax.Array, norm: jax.Array, count: jax.Array
+    ) -> Leaf:
         own, rate, n = moments.format_of(old.moments), self.schedule(count), count + 1
-        decay = self.weight_decay if old.param.ndim >= 2 else 0.0
+        decay = self.weight_decay if matrix else 0.0
 
         def update(layer: Any, old: Leaf, grad: jax.Array) -> Leaf:
             grad = rounding.read(grad)
@@ -90,13 +93,18 @@ class AdamW:
         return leaf._replace(param=rounding.from_bits(leaf.param))
 
 
+def is_matrix(path: Any, param: jax.Array) -> bool:
+    """Of two or more dimensions, and no scales or biases of a stack of layers."""
+    return param.ndim >= 2 and sharding.path_name(path[-1:]) not in ("scale", "bias")
+
+
 def global_norm(grads: Any) -> jax.Array:
     """Of all leaves together, in float32 whatever they are."""
     return optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
 
 def _start(path: Any, param: jax.Array, stored: str) -> moments.Moments:
-    small = param.ndim < 2 or param.size < SMALL or sharding.path_name(path[-1:]) in ("scale", "bias")
+    small = param.size < SMALL or not is_matrix(path, param)
     zeros = (jnp.zeros(param.shape) for _ in range(2))
     return moments.FORMATS["float32" if small else stored].write(*zeros, jnp.zeros((2, 2), jnp.uint32), 0)
 

@@ -59,7 +59,7 @@ def make(
 
     Args:
         num_steps: length of the schedule in updates.
-        weight_decay: applied to leaves of two or more dimensions.
+        weight_decay: applied to matrices; not to scales and biases, stacked or not.
         trainable, frozen: regular expressions of parameter paths, see `selection.Selection`.
         ema: decay of a moving average of what is trained, which is what will be evaluated; 0: none.
         moments: how Adam's are stored, see `moments.FORMATS`.

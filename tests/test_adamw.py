@@ -58,8 +58,8 @@ def run(steps, start, **how):
 @functools.cache
 def by_optax(steps):
     _, schedule = optimizers.make(50, **RATES)
-    mask = functools.partial(jax.tree.map, lambda p: p.ndim >= 2)
-    adamw = optax.adamw(schedule, b1=0.9, b2=RATES["b2"], weight_decay=RATES["weight_decay"], mask=mask)
+    matrix = functools.partial(jax.tree_util.tree_map_with_path, lambda path, p: path[-1].key == "kernel")
+    adamw = optax.adamw(schedule, b1=0.9, b2=RATES["b2"], weight_decay=RATES["weight_decay"], mask=matrix)
     tx, tree = optax.chain(optax.clip_by_global_norm(RATES["clip_norm"]), adamw), params()
     state, update = tx.init(tree), jax.jit(tx.update)
     for i in range(steps):

@@ -2,18 +2,30 @@
 
 import json
 import pathlib
+import shutil
 import types
 
 import jax
 import numpy as np
 import pytest
+import transformers
 
 from lapa_jax import checkpoints, errors, sharding, trained
 from lapa_jax.convert import hugging_face_text, official_lapa
+from lapa_jax.data import prompts
+from lapa_jax.data.text import open_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLD = ROOT.parent / "shared" / "gold"
 TEXT_MODELS = pathlib.Path(__file__).parent / "models" / "gold_text"
+WORDS = ("push the red block left", "pick up the blue cup")
+
+
+def save_words(folder):
+    """A tokenizer of these words, in files of transformers; returns the folder."""
+    words = prompts.train_tokenizer(WORDS, 20)._tokenizer
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token=prompts.BOS).save_pretrained(folder)
+    return folder
 needs_gold = pytest.mark.skipif(not GOLD.is_dir(), reason=f"no files of the official code at {GOLD}")
 
 
@@ -105,7 +117,14 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
     "changes, message",
     [
         ({"init.num_heads": None}, "width is 64.* --config.init.num_heads"),
-        ({"text.path": None, "layout": "clean", "loss_weights.text": 0.0}, "ids and .*params a table of 512"),
+        (
+            {"text.path": None, "layout": "clean", "loss_weights.text": 0.0},
+            "without the tokenizer .*--config.text.path",
+        ),
+        (
+            {"text.path": "OTHER", "layout": "clean", "loss_weights.text": 0.0},
+            "tokenizer has .* ids and .*params a table of 512",
+        ),
         ({"init.ignore": "latent", "init.new": "nothing"}, "has no embed_latent/embedding, .*--config.init.new"),
         ({"model.heads": ("latent", "text")}, "has head_vision/kernel, .*--config.init.ignore"),
         ({"init.path": "nowhere"}, "nothing at nowhere"),
@@ -114,6 +133,8 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
     ],
 )
 def test_what_does_not_fit_the_official_file_is_named(changes, message, official, run_program, tmp_path):
+    if changes.get("text.path") == "OTHER":
+        changes = changes | {"text.path": str(save_words(tmp_path / "words"))}
     with pytest.raises(errors.UserError, match=message) as caught:
         run_program("pretrain_vlm", tmp_path / "run", "official", **official | changes)
     assert "\n" not in str(caught.value)
@@ -121,7 +142,7 @@ def test_what_does_not_fit_the_official_file_is_named(changes, message, official
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma"])
 def test_a_text_model_lends_its_trunk_and_words(name, made, run_program, tmp_path):
-    folder = TEXT_MODELS / name
+    folder = save_words(pathlib.Path(shutil.copytree(TEXT_MODELS / name, tmp_path / name)))
     changes = made.changes | {"init.path": str(folder), "num_steps": 0}
     run_program("pretrain_vlm", tmp_path / "vlm", **changes, **{"init.ignore": "head_text"})
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -133,6 +154,17 @@ def test_a_text_model_lends_its_trunk_and_words(name, made, run_program, tmp_pat
     assert any(key.startswith("stem/") for key in found) and "head_latent/kernel" in found
     planner, _ = trained.load_planner(tmp_path / "vlm", mesh)
     assert planner.model.trunk["width"] == text.trunk["width"]
+    words = open_text(folder, WORDS, 20)
+    assert planner.layout.tokenizer.ids(WORDS[0]) == words.ids(WORDS[0])
+
+
+def test_a_text_model_without_its_tokenizer_is_refused_unless_its_table_is_left(made, run_program, tmp_path):
+    changes = made.changes | {"init.path": str(TEXT_MODELS / "qwen3"), "num_steps": 0}
+    with pytest.raises(errors.UserError, match="without the tokenizer .*--config.text.path"):
+        run_program("pretrain_vlm", tmp_path / "vlm", **changes, **{"init.ignore": "head_text"})
+    left = {"init.ignore": "(head|embed)_text", "init.new": "(head|embed)_|project/|stem/"}
+    run_program("pretrain_vlm", tmp_path / "vlm", **changes, **left)
+    assert len(params(tmp_path / "vlm")["embed_text/embedding"]) < 64  # words of the dataset
 
 
 def test_a_run_goes_on_as_lora_with_its_base_in_bfloat16(made, run_program, tmp_path):

@@ -201,12 +201,13 @@ def init_sharded_params():
 
 
 def test_weight_decay_is_for_matrices_and_the_schedule_warms_up_and_falls():
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,)), "layers": {"scale": jnp.ones((3, 2))}}
     tx, schedule = optimizers.make(10, 0.1, end_learning_rate=0.01, warmup_steps=2, weight_decay=0.5)
     state, start, zeros = tx.init(params), params, jax.tree.map(jnp.zeros_like, params)
     for i in range(2):  # the first update has learning rate 0
         params, state = tx.step(zeros, state, params, jax.random.key(i))
     assert np.all(params["kernel"] < start["kernel"]) and np.all(params["bias"] == start["bias"])
+    assert np.all(params["layers"]["scale"] == 1)
     np.testing.assert_allclose([schedule(i) for i in (0, 1, 2, 10)], [0.0, 0.05, 0.1, 0.01], rtol=1e-5)
 
 

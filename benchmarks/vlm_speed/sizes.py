@@ -31,6 +31,7 @@ SIZES = {
     "1b": Sizes(2048, 22, 32, 5632),
     "200m": Sizes(1024, 12, 16, 2816),
     "small": Sizes(512, 4, 8, 1376, vocab=8192),
+    "demo": Sizes(128, 2, 4, 256, vocab=1024),
     "toy": Sizes(32, 2, 2, 64, vocab=64, row=24, prompt=20),
 }
 """The larger ones are those of `llama.SIZES`, and fit accelerators."""

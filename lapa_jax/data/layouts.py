@@ -124,7 +124,7 @@ class Official(Layout):
         if not isinstance(self.tokenizer, official_prompts.Tokenizer):
             raise errors.UserError("layout=official needs LLaMA's text: give --config.text.path=tokenizer.model")
         if self.by_word:
-            raise errors.UserError("layout=official needs images as tokens: set --config.model.image=tokens")
+            raise errors.UserError("layout=official has no stem: set --config.model.image=tokens, or features")
 
     def template(self, instruction: str) -> Tokens:
         whole = official_prompts.INSTRUCTION.format(instruction)
