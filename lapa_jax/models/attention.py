@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lapa_jax.models import attention_cudnn, attention_splash
+from lapa_jax.models import attention_cudnn, attention_plain, attention_splash
 from lapa_jax.models.sight import Causal
 
 
@@ -21,17 +21,10 @@ class Implementation(NamedTuple):
     attend: Callable[[jax.Array, jax.Array, jax.Array, Any, float | None], jax.Array]
 
 
-def attend_masked(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float | None = None
-) -> jax.Array:
-    """Under any mask bool[B, 1, T, S], for k and v of S tokens. Products of all pairs lie in memory."""
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="xla")
-
-
 DEFAULT = "xla"
 
 IMPLEMENTATIONS = {
-    "xla": Implementation(lambda seen: seen.mask, attend_masked),
+    "xla": Implementation(lambda seen: seen.mask, attention_plain.attend),
     "cudnn": Implementation(attention_cudnn.prepare, attention_cudnn.attend),
     "splash": Implementation(lambda seen: seen.segments, attention_splash.attend),
 }

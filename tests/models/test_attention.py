@@ -10,7 +10,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from lapa_jax import errors, generate, sharding, vocab
-from lapa_jax.models import attention, attention_cudnn, attention_splash, llama, vlm
+from lapa_jax.models import attention, attention_cudnn, attention_plain, attention_splash, llama, vlm
 from lapa_jax.models.sight import Causal
 from lapa_jax.models.token_stream import Tokens
 
@@ -60,6 +60,39 @@ def assert_close(found, expected, tolerance=1e-5):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    "kv_heads, dtype, tolerance", [(4, "float32", 1e-5), (1, "float32", 1e-5), (2, "bfloat16", 0.02)]
+)
+def test_plain_attention_is_that_of_jax(kv_heads, dtype, tolerance):
+    """Values and gradients, over a cache that is longer than the queries; what sees nothing gets zeros."""
+    q, k, v = qkv(24, kv_heads=kv_heads, dtype=dtype)
+    mask = np.random.default_rng(0).random((2, 1, 9, 24)) < 0.4
+    mask[1, 0, 3] = False
+    sees = mask.any(-1)[:, 0, :, None, None]
+    theirs = functools.partial(jax.nn.dot_product_attention, scale=0.3, implementation="xla")
+
+    def both(attend):
+        def f(arrays):
+            y = attend(*arrays).astype(jnp.float32)
+            return jnp.sum(jnp.sin(3.0 * y) * sees), y * sees
+
+        (_, y), grads = jax.jit(jax.value_and_grad(f, has_aux=True))((q[:, :9], k, v))
+        return [y, *grads]
+
+    ours = both(lambda *arrays: attention_plain.attend(*arrays, jnp.asarray(mask), 0.3))
+    assert [one.dtype for one in ours[1:]] == [dtype] * 3
+    assert_close(ours, both(lambda *arrays: theirs(*arrays, mask=jnp.asarray(mask))), tolerance)
+    assert not np.any(attention_plain.attend(q[:, :9], k, v, jnp.asarray(mask))[1, 3])
+
+
+def test_plain_attention_keeps_nothing_of_all_pairs_for_the_backward_pass():
+    arrays = qkv(64)
+    mask = Causal(jnp.ones((2, 64), jnp.int32)).mask
+    attend = functools.partial(attention_plain.attend, mask=mask)
+    _, backward = jax.eval_shape(lambda arrays: jax.vjp(attend, *arrays), arrays)
+    assert all(leaf.size <= arrays[0].size for leaf in jax.tree.leaves(backward) if leaf.dtype == jnp.float32)
 
 
 @pytest.mark.parametrize("segments", [padded, packed], ids=["padded", "packed"])
