@@ -79,8 +79,8 @@ def _packing() -> dict[str, Any]:
 def _images() -> list[dict[str, Any]]:
     from vlm_speed import images
 
-    name = "toy" if _SIZE.value == "toy" else "lwm"
-    found = images.measure(name, [1, 4], _ROUNDS.value, _MINUTES.value * 60)
+    name, batches = ("toy", [1]) if _SIZE.value == "toy" else ("lwm", [1, 4])
+    found = images.measure(name, batches, _ROUNDS.value, _MINUTES.value * 60)
     return [dataclasses.asdict(one) for one in found]
 
 

@@ -109,8 +109,8 @@ def test_bytes_of_the_state(name, size):
 
 
 DECAYS = [
-    ("bfloat16", 0.95), ("bfloat16", 0.999), ("float8", 0.95), ("float8", 0.99),
-    pytest.param("float8", 0.999, marks=pytest.mark.slow),
+    ("bfloat16", 0.95), ("float8", 0.95), ("float8", 0.99),
+    *(pytest.param(name, 0.999, marks=pytest.mark.slow) for name in ("bfloat16", "float8")),
 ]  # fmt: skip
 
 

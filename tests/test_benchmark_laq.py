@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ from lapa_jax.models import laq
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = importlib.util.find_spec("torch") is not None
+ALONE = {key: value for key, value in os.environ.items() if key != "NPROC"}  # threads for the one device there is
 
 
 def run(*flags):
     command = [sys.executable, str(ROOT / "benchmarks" / "laq.py"), "--size=toy", "--batch=4", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ALONE)
 
 
 @pytest.mark.skipif(TORCH, reason="torch is here")
@@ -38,11 +40,11 @@ def test_both_are_one_network_and_are_timed(tmp_path):
 
 
 def test_ours_alone_in_bfloat16_without_torch(tmp_path):
-    flags = ["--alone", "--batches=2,4", "--rounds=2", "--minutes=0.01", "--peak_tflops=2", "--remat"]
+    flags = ["--alone", "--batches=2", "--rounds=2", "--minutes=0.01", "--peak_tflops=2", "--remat"]
     done = run(*flags, f"--json={tmp_path / 'found.json'}")
     assert done.returncode == 0, done.stderr
     speeds = json.loads((tmp_path / "found.json").read_text())["speeds"]
-    assert [(one["task"], one["batch"]) for one in speeds] == [(t, b) for t in ("label", "train") for b in (2, 4)]
+    assert [(one["task"], one["batch"]) for one in speeds] == [(t, b) for t in ("label", "train") for b in (2,)]
     assert all(one["used"]["mfu"] == pytest.approx(one["used"]["tflops"] / 2) for one in speeds)
     assert all(one["pairs_per_s"] > 0 for one in speeds)
 

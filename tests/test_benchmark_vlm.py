@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ from lapa_jax.models.token_stream import Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = importlib.util.find_spec("torch") is not None
+ALONE = {key: value for key, value in os.environ.items() if key != "NPROC"}  # threads for the one device there is
 
 
 def run(*flags):
     command = [sys.executable, str(ROOT / "benchmarks" / "vlm.py"), "--size=toy", "--rounds=2", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ALONE)
 
 
 def found_by(path, *flags):
@@ -43,21 +45,20 @@ def test_both_are_one_network_and_are_timed(tmp_path):
         assert found[task]["per_s"].keys() == {"ours", "transformers"}
 
 
+@pytest.mark.slow
 def test_packing_and_the_image_tokenizer_without_torch(tmp_path):
     found = found_by(tmp_path / "found.json", "--parts=packing,images", "--minutes=0.02")
     packing = found["packing"]["toy"]
     assert packing["filled"]["packed 32"] > packing["filled"]["padded"]
     assert packing["rows"] == {"padded": 3, "packed 32": 2}  # in 64 places; the longest example takes 18
     assert all(speed > 0 for speeds in packing["speeds"]["per_s"].values() for speed in speeds)
-    assert {(one["task"], one["batch"]) for one in found["images"]} == {
-        (task, batch) for task in ("encode", "decode") for batch in (1, 4)
-    }
+    assert [(one["task"], one["batch"]) for one in found["images"]] == [("encode", 1), ("decode", 1)]
 
 
 def test_ours_alone_in_bfloat16_without_torch(tmp_path):
-    flags = ["--alone", "--batches=1,2", "--minutes=0.02", "--peak_tflops=2", "--remat=full", "--row=16"]
+    flags = ["--alone", "--batches=2", "--minutes=0.02", "--peak_tflops=2", "--remat=full", "--row=16"]
     speeds = found_by(tmp_path / "found.json", *flags)["alone"]["speeds"]
-    wanted = [(task, batch) for task in ("train", "generate") for batch in (1, 2)]
+    wanted = [(task, batch) for task in ("train", "generate") for batch in (2,)]
     assert [(one["task"], one["batch"]) for one in speeds] == wanted
     trained = [one["used"] for one in speeds if one["task"] == "train"]
     assert all(used["mfu"] == pytest.approx(used["tflops"] / 2) for used in trained)

@@ -45,7 +45,7 @@ def load(folder):
 
 
 RESUMED = ("features", "labels")
-LONG = ("perceptual", "ema", "official")
+LONG = ("perceptual", "ema", "official", "five tokens in bfloat16")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in RECIPES])
@@ -72,6 +72,7 @@ def test_recipe_trains_resumes_and_can_be_used(name, data, run_program, tmp_path
     assert np.isfinite(decoded).all()
 
 
+@pytest.mark.slow
 def test_codes_of_the_task_take_the_place_of_the_instruction(data, run_program, tmp_path):
     phases = data | {"model.scene_length": 2, "model.quantizer": "nsvq", "model.code_dim": 3}
     run_program("train_laq", tmp_path / "scene", **phases, **{"model.phase": "scene"})

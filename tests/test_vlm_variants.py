@@ -35,7 +35,11 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+SLOW = "features of a tokenizer"
+RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in VARIANTS]
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def run(request, run_program, made, tmp_path_factory):
     """A finished stage 2 and the stage 3 after it; with a tower the former was stopped half-way."""
     root = tmp_path_factory.mktemp("run")
@@ -129,7 +133,7 @@ def test_labels_made_on_the_way_are_those_on_disk(run_program, made, tmp_path):
     np.testing.assert_allclose(disk["code_loss"], way["code_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("run", ["tokens", "features of a tokenizer"], indirect=True)
+@pytest.mark.parametrize("run", ["tokens", pytest.param(SLOW, marks=pytest.mark.slow)], indirect=True)
 def test_encoded_frames_on_disk_train_alike(run, run_program, made, tmp_path):
     """Ids exactly; features as far as they were stored."""
     changes, ids = run.changes, run.name == "tokens"
