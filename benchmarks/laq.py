@@ -11,21 +11,17 @@ eager PyTorch, as the official code runs. `--alone` measures ours only, in bfloa
 """
 
 import dataclasses
-import datetime
 import importlib.util
 import os
-import platform
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
 from lapa_jax import errors
-from lapa_jax.data.stored import storage
 from laq_speed import duel, sizes
 from laq_speed.job import Job
-from race import contestants, turns
+from race import contestants, told, turns
 
 _SIZE = flags.DEFINE_enum("size", "small", list(sizes.SIZES), "Which network; benchmarks/laq_speed/sizes.py.")
 _BATCH = flags.DEFINE_integer("batch", 16, "Pairs.", lower_bound=1)
@@ -71,10 +67,7 @@ def _alone() -> dict[str, Any]:
     from laq_speed import alone  # after the flags: it starts JAX, which the race leaves to its processes
     from race import accelerator
 
-    try:
-        batches = [int(batch) for batch in _BATCHES.value]
-    except ValueError:
-        raise errors.UserError(f"--batches={','.join(_BATCHES.value)}: numbers, as in 64,128,256") from None
+    batches = told.batches(_BATCHES.value)
     speeds = alone.table(_SIZE.value, batches, _MINUTES.value * 60, _ROUNDS.value, _REMAT.value, _PEAK.value)
     found = [dataclasses.asdict(one) for one in speeds]
     return {"device": accelerator.device(), "remat": _REMAT.value, "speeds": found}
@@ -82,9 +75,7 @@ def _alone() -> dict[str, Any]:
 
 def _run() -> None:
     found = _alone() if _ALONE.value else _race()
-    if _JSON.value:
-        about = {"size": _SIZE.value, "date": datetime.date.today().isoformat(), "machine": platform.platform()}
-        storage.write_json(Path(_JSON.value), about | found)
+    told.write(_JSON.value, _SIZE.value, found)
 
 
 def main(_: list[str]) -> None:

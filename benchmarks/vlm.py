@@ -11,19 +11,15 @@ whose loss is over all tokens, one whose loss is over the last four, and the fou
 """
 
 import dataclasses
-import datetime
 import importlib.util
 import os
-import platform
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
 from lapa_jax import errors
-from lapa_jax.data.stored import storage
-from race import contestants, turns
+from race import contestants, told, turns
 from vlm_speed import duel, sizes
 from vlm_speed.job import Job
 
@@ -88,10 +84,7 @@ def _alone() -> dict[str, Any]:
     from race import accelerator
     from vlm_speed import alone
 
-    try:
-        batches = [int(batch) for batch in _BATCHES.value]
-    except ValueError:
-        raise errors.UserError(f"--batches={','.join(_BATCHES.value)}: numbers, as in 1,4,16") from None
+    batches = told.batches(_BATCHES.value)
     seconds = _MINUTES.value * 60 / (len(_ATTENTION.value) + 1) / len(batches)
     plan = alone.Plan(
         _SIZE.value, _ROW.value, batches, _ATTENTION.value, _REMAT.value, _PARAM_DTYPE.value,
@@ -108,9 +101,7 @@ def _run() -> None:
     if unknown := [part for part in _PARTS.value if part not in PARTS]:
         raise errors.UserError(f"--parts={unknown[0]}: choose among {', '.join(PARTS)}")
     found = {"alone": _alone()} if _ALONE.value else {part: PARTS[part]() for part in PARTS if part in _PARTS.value}
-    if _JSON.value:
-        about = {"size": _SIZE.value, "date": datetime.date.today().isoformat(), "machine": platform.platform()}
-        storage.write_json(Path(_JSON.value), about | found)
+    told.write(_JSON.value, _SIZE.value, found)
 
 
 def main(_: list[str]) -> None:

@@ -1,27 +1,19 @@
 """The race against PyTorch, at toy size."""
 
-import importlib.util
+import functools
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
+import benchmark_runs
 import jax
 import jax.numpy as jnp
 import pytest
+from benchmark_runs import ROOT, TORCH
 from flops import products
 
 from lapa_jax.models import laq
 
-ROOT = Path(__file__).resolve().parent.parent
-TORCH = importlib.util.find_spec("torch") is not None
-ALONE = {key: value for key, value in os.environ.items() if key != "NPROC"}  # threads for the one device there is
-
-
-def run(*flags):
-    command = [sys.executable, str(ROOT / "benchmarks" / "laq.py"), "--size=toy", "--batch=4", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ALONE)
+run = functools.partial(benchmark_runs.run, "laq", "--batch=4")
 
 
 @pytest.mark.skipif(TORCH, reason="torch is here")

@@ -1,7 +1,6 @@
 """Our LAQ on an accelerator, without an opponent: samples a second and the share of the chip's peak (MFU)."""
 
 import dataclasses
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -83,10 +82,10 @@ class Alone:
         """
         pair = tuple(jnp.asarray(frames) for frames in sizes.batch(self.size, batch))
         run = self._train(pair) if task == "train" else self._encode(pair)
-        took = [accelerator.seconds_a_step(run, seconds / rounds) for _ in range(rounds)]
-        if None in took:
+        took = accelerator.median_seconds(run, seconds, rounds)
+        if took is None:
             raise errors.UserError(f"{task} with batch {batch} does not fit: --remat, or smaller --batches")
-        speed = batch / statistics.median(took)
+        speed = batch / took
         flops = sizes.train_flops(self.size) if task == "train" else sizes.label_flops(self.size)
         return Speed(task, batch, speed, accelerator.Used.of(flops * speed, peak))
 

@@ -13,7 +13,8 @@ from lapa_jax.models import laq
 from lapa_jax.models.quantizers import nsvq
 from laq_speed import sizes
 from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job
-from race.turns import PRODUCT, gflops, timed
+from race import products
+from race.turns import timed
 
 _SEED = 0
 
@@ -97,10 +98,7 @@ class Ours:
         return timed(self.codes, steps)
 
     def product(self) -> float:
-        """GFLOP/s of a matrix product."""
-        a, b = (jnp.ones(shape) for shape in PRODUCT)
-        run = jax.jit(jnp.matmul).lower(a, b).compile()
-        return gflops(lambda: run(a, b).block_until_ready())
+        return products.by_jax()
 
     def about(self) -> dict[str, Any]:
         return {"jax": jax.__version__}

@@ -8,7 +8,8 @@ import torch
 from laq_speed import sizes
 from laq_speed.job import BETAS, CLIP_NORM, LEARNING_RATE, Job
 from laq_torch import model
-from race.turns import PRODUCT, gflops, timed
+from race import products
+from race.turns import timed
 
 
 class Eager:
@@ -44,9 +45,7 @@ class Eager:
         return timed(self._codes, steps)
 
     def product(self) -> float:
-        """GFLOP/s of a matrix product."""
-        a, b = (torch.ones(shape) for shape in PRODUCT)
-        return gflops(lambda: a @ b)
+        return products.by_torch()
 
     def about(self) -> dict[str, Any]:
         return {"torch": torch.__version__}

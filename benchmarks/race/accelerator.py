@@ -1,6 +1,7 @@
 """Ours alone on an accelerator: its peak, seconds a step without waiting, and what does not fit."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -84,3 +85,9 @@ def seconds_a_step(run: Callable[[], Any], seconds: float) -> float | None:
             raise
         return None
     return (time.perf_counter() - begun) / steps
+
+
+def median_seconds(run: Callable[[], Any], seconds: float, rounds: int) -> float | None:
+    """`seconds_a_step` over rounds that take about so many seconds together; None where one does not fit."""
+    took = [seconds_a_step(run, seconds / rounds) for _ in range(rounds)]
+    return None if None in took else statistics.median(took)

@@ -81,14 +81,3 @@ def timed(run: Callable[[], None], times: int) -> tuple[float, float]:
     for _ in range(times):
         run()
     return time.perf_counter() - wall, time.process_time() - processor
-
-
-PRODUCT = ((2048, 1024), (1024, 2048))
-"""Shapes of two matrices; how fast a library multiplies bounds all else."""
-
-
-def gflops(multiply: Callable[[], object], times: int = 50) -> float:
-    """Of the product of two matrices of the shapes `PRODUCT`, in 1e9 a second."""
-    timed(multiply, 3)
-    (rows, inner), (_, columns) = PRODUCT
-    return 2e-9 * rows * inner * columns * times / timed(multiply, times)[0]

@@ -1,8 +1,7 @@
 """Our trunk on an accelerator, in bfloat16: tokens a second and MFU by kind of attention, and generation."""
 
 import dataclasses
-import statistics
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -84,7 +83,7 @@ def _training(plan: Plan, attention: str, peak: float | None) -> list[Speed]:
             state, metrics = step(state, rows)
             return metrics["loss"]
 
-        took = _median(run, plan)
+        took = accelerator.median_seconds(run, plan.seconds, plan.rounds)
         if took is None:
             print(f"train    {attention:6} batch {batch:4} does not fit", flush=True)
             break
@@ -101,15 +100,11 @@ def _generation(plan: Plan) -> list[Speed]:
     run = network.make_generate(model)
     for batch in sorted(plan.batches):
         prompts = jnp.asarray(sizes.prompts(size, batch))
-        took = _median(lambda prompts=prompts: run(params, prompts), plan)
+        answer = functools.partial(run, params, prompts)
+        took = accelerator.median_seconds(answer, plan.seconds, plan.rounds)
         if took is None:
             print(f"generate batch {batch} does not fit", flush=True)
             break
         found.append(Speed("generate", "xla", batch, batch / took, None))
         print(found[-1].line(), flush=True)
     return found
-
-
-def _median(run: Callable[[], Any], plan: Plan) -> float | None:
-    took = [accelerator.seconds_a_step(run, plan.seconds / plan.rounds) for _ in range(plan.rounds)]
-    return None if None in took else statistics.median(took)

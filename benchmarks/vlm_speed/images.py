@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lapa_jax.models import vqgan
+from race import products
 from race.accelerator import seconds_a_step
-from race.turns import PRODUCT, gflops
 
 MODELS: dict[str, tuple[dict[str, Any], int]] = {
     "lwm": ({}, 256),
@@ -55,7 +55,7 @@ def measure(name: str, batches: list[int], rounds: int, seconds: float, dtype: s
     tasks = {"encode": lambda image: model.apply(variables, image, method="encode").ids}
     ids = jax.jit(tasks["encode"])(image)
     tasks["decode"] = lambda ids: model.apply(variables, ids, method="decode")
-    product, found, each = _product(), [], seconds / len(tasks) / len(batches) / rounds
+    product, found, each = products.by_jax(), [], seconds / len(tasks) / len(batches) / rounds
     for task, inputs in (("encode", image), ("decode", ids)):
         for batch in batches:
             some = jnp.asarray(inputs[:batch])
@@ -67,9 +67,3 @@ def measure(name: str, batches: list[int], rounds: int, seconds: float, dtype: s
             found.append(Speed(task, batch, spread, rate, rate / product))
             print(found[-1].line(), flush=True)
     return found
-
-
-def _product() -> float:
-    a, b = (jnp.ones(shape) for shape in PRODUCT)
-    run = jax.jit(jnp.matmul).lower(a, b).compile()
-    return gflops(lambda: run(a, b).block_until_ready())

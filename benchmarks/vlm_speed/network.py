@@ -13,8 +13,7 @@ from vlm_speed.job import BETAS, CLIP_NORM, LEARNING_RATE
 
 
 def make_model(size: sizes.Sizes, dtype: Any = jnp.float32, **trunk: Any) -> vlm.LatentActionVLM:
-    spec = dict(width=size.width, depth=size.depth, num_heads=size.num_heads, mlp_dim=size.mlp_dim)
-    return vlm.LatentActionVLM(vocabs={"text": size.vocab}, heads=("text",), trunk=spec | trunk, dtype=dtype)
+    return vlm.LatentActionVLM(vocabs={"text": size.vocab}, heads=("text",), trunk=size.trunk | trunk, dtype=dtype)
 
 
 def make_init(model: vlm.LatentActionVLM, tx: Any, param_dtype: str = "float32") -> Any:

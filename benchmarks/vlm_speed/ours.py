@@ -9,7 +9,8 @@ import numpy as np
 from lapa_jax import sharding, training, vocab
 from lapa_jax.convert import hugging_face_text
 from lapa_jax.models.token_stream import Tokens
-from race.turns import PRODUCT, gflops, timed
+from race import products
+from race.turns import timed
 from vlm_speed import network, sizes
 from vlm_speed.job import BATCHES, Job
 
@@ -65,10 +66,7 @@ class Ours:
         return timed(lambda: self.generate(16), steps)
 
     def product(self) -> float:
-        """GFLOP/s of a matrix product."""
-        a, b = (jnp.ones(shape) for shape in PRODUCT)
-        run = jax.jit(jnp.matmul).lower(a, b).compile()
-        return gflops(lambda: run(a, b).block_until_ready())
+        return products.by_jax()
 
     def _step(self, name: str) -> dict[str, jax.Array]:
         self.state, metrics = self._steps[name](self.state, self.rows)

@@ -96,12 +96,11 @@ class Shared:
         longest = max(most for _, _, most in case.words)
         words = prompts.train_tokenizer(self.instructions, longest)
         self.layout = layouts.make("clean", words, num_image_tokens=case.places, code_length=sizes.CODES)
-        trunk = dict(width=size.width, depth=size.depth, num_heads=size.num_heads, mlp_dim=size.mlp_dim)
         vision = {} if case.features else {"vision": vocab.NUM_IMAGE_CODES}
         self.model = vlm.LatentActionVLM(
             vocabs={"text": words.vocab_size, "latent": NUM_CODES} | vision,
             heads=("latent",),
-            trunk=trunk,
+            trunk=size.trunk,
             image="features" if case.features else "tokens",
         )
         self.planner = trained.Planner({}, self.model, self.layout, None, 0)

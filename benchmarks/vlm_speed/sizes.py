@@ -24,6 +24,11 @@ class Sizes:
     row: int = 384
     prompt: int = 300
 
+    @property
+    def trunk(self) -> dict[str, int]:
+        """Keyword arguments of our trunk."""
+        return {name: getattr(self, name) for name in ("width", "depth", "num_heads", "mlp_dim")}
+
 
 SIZES = {
     "7b": Sizes(4096, 32, 32, 11008),

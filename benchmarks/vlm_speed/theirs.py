@@ -6,7 +6,8 @@ import numpy as np
 import torch
 import transformers
 
-from race.turns import PRODUCT, gflops, timed
+from race import products
+from race.turns import timed
 from vlm_speed import sizes
 from vlm_speed.job import BATCHES, BETAS, CLIP_NORM, LEARNING_RATE, Job
 
@@ -66,9 +67,7 @@ class Transformers:
         return timed(lambda: self.generate(16), steps)
 
     def product(self) -> float:
-        """GFLOP/s of a matrix product."""
-        a, b = (torch.ones(shape) for shape in PRODUCT)
-        return gflops(lambda: a @ b)
+        return products.by_torch()
 
     def _step(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self._adam.zero_grad()
