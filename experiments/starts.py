@@ -21,6 +21,9 @@ POSITIONS = ("theta", "rope", "rope_length")
 
 TEXT_TABLE = "embed_text/embedding"
 
+NOTHING = "$^"
+"""A regular expression that is found nowhere."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
@@ -31,7 +34,8 @@ class Start:
         names: '/'-joined paths of its parameters.
         trunk: keyword arguments of the trunk.
         vocabs: rows of its tables.
-        read: nested dict of some of its parameters as ShapeDtypeStructs -> those parameters, in their places.
+        read: nested dict of some of its parameters as ShapeDtypeStructs, and a regular expression of the paths of
+            all others -> those parameters, in their places.
         tokenizer: (instructions, length) -> the one it was trained with; None where it is not known.
         exact: its text table has a row for each id of its tokenizer and none to spare.
     """
@@ -40,7 +44,7 @@ class Start:
     names: frozenset[str]
     trunk: Mapping[str, Any]
     vocabs: Mapping[str, int]
-    read: Callable[[Any], Any]
+    read: Callable[[Any, str], Any]
     tokenizer: Callable[[Any, int], prompts.Text] | None
     exact: bool = False
 
@@ -49,7 +53,7 @@ class Start:
         model.size = None
         model.trunk = ConfigDict(dict(self.trunk))
         for name, rows in self.vocabs.items():
-            if not (ignore and re.search(ignore, f"embed_{name}/embedding")):
+            if not re.search(ignore or NOTHING, f"embed_{name}/embedding"):
                 model.vocabs[name] = rows
 
     def own_text(self, instructions: tuple[str, ...], length: int, ignore: str) -> prompts.Text:
@@ -60,7 +64,7 @@ class Start:
         """
         if self.tokenizer is not None:
             return self.tokenizer(instructions, length)
-        if ignore and re.search(ignore, TEXT_TABLE):
+        if re.search(ignore or NOTHING, TEXT_TABLE):
             return text.open_text(None, instructions, length)
         raise errors.UserError(
             f"{self.path} comes without the tokenizer that its text table was trained with: give it with "
@@ -79,8 +83,9 @@ class Start:
             UserError: some are missing or have no place.
         """
         wanted = flax.traverse_util.flatten_dict(abstract, sep="/")
-        there = {name for name in self.names if not (ignore and re.search(ignore, name))}
-        if missing := sorted(name for name in wanted if name not in there and not re.search(new or "$^", name)):
+        new, ignore = new or NOTHING, ignore or NOTHING
+        there = {name for name in self.names if not re.search(ignore, name)}
+        if missing := sorted(name for name in wanted if name not in there and not re.search(new, name)):
             raise errors.UserError(
                 f"{self.path} has no {', '.join(missing[:3])}: say with --config.init.new if they are to begin anew"
             )
@@ -90,7 +95,8 @@ class Start:
                 "--config.init.ignore, or give model.heads and model.vocabs that have them"
             )
         kept = {name: leaf for name, leaf in wanted.items() if name in there}
-        return flax.traverse_util.flatten_dict(self.read(flax.traverse_util.unflatten_dict(kept, sep="/")), sep="/")
+        found = self.read(flax.traverse_util.unflatten_dict(kept, sep="/"), ignore)
+        return flax.traverse_util.flatten_dict(found, sep="/")
 
 
 def open_start(path: str | None, num_heads: int | None = None) -> Start | None:
@@ -118,9 +124,8 @@ def _official(path: str, num_heads: int | None) -> Start:
     names = frozenset(official_lapa.open_params(path))
     model = lapa_model.model_of(path, num_heads)
 
-    def read(abstract: Any) -> Any:
-        chosen = flax.traverse_util.flatten_dict(abstract, sep="/")
-        return official_lapa.read(path, abstract, ignore=_all_but(names, chosen))
+    def read(abstract: Any, ignore: str) -> Any:
+        return official_lapa.read(path, abstract, ignore=ignore)
 
     return Start(path, names, model.trunk, model.vocabs, read, None, exact=True)
 
@@ -130,9 +135,8 @@ def _hugging_face(folder: pathlib.Path) -> Start:
     names = hugging_face_text.names(folder, found)
     has_tokenizer = (folder / "tokenizer.json").exists()
 
-    def read(abstract: Any) -> Any:
-        chosen = flax.traverse_util.flatten_dict(abstract, sep="/")
-        return hugging_face_text.read(folder, found, abstract, ignore=_all_but(names, chosen))
+    def read(abstract: Any, ignore: str) -> Any:
+        return hugging_face_text.read(folder, found, abstract, ignore=ignore)
 
     own = functools.partial(text.open_text, folder) if has_tokenizer else None
     return Start(str(folder), names, found.trunk, {"text": found.vocab_size}, read, own)
@@ -149,14 +153,12 @@ def _run(folder: pathlib.Path) -> Start:
             own.ids(instruction)
         return own
 
-    read = functools.partial(checkpoints.load_params, folder)
+    def read(abstract: Any, ignore: str) -> Any:
+        del ignore  # only what is asked for is read
+        return checkpoints.load_params(folder, abstract)
+
     names = frozenset(checkpoints.stored_params(folder))
     return Start(str(folder), names, spec, planner.model.vocabs, read, tokenizer)
-
-
-def _all_but(names: frozenset[str], chosen: Mapping[str, Any]) -> str:
-    """Expression of the names that are not chosen."""
-    return "|".join(f"^{re.escape(name)}$" for name in sorted(names - chosen.keys())) or "$^"
 
 
 def check_text(start: Start, words: prompts.Text) -> None:

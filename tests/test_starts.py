@@ -8,24 +8,16 @@ import types
 import jax
 import numpy as np
 import pytest
-import transformers
+import words
 
 from lapa_jax import checkpoints, errors, sharding, trained
 from lapa_jax.convert import hugging_face_text, official_lapa
-from lapa_jax.data import prompts
 from lapa_jax.data.text import open_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLD = ROOT.parent / "shared" / "gold"
 TEXT_MODELS = pathlib.Path(__file__).parent / "models" / "gold_text"
 WORDS = ("push the red block left", "pick up the blue cup")
-
-
-def save_words(folder):
-    """A tokenizer of these words, in files of transformers; returns the folder."""
-    words = prompts.train_tokenizer(WORDS, 20)._tokenizer
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token=prompts.BOS).save_pretrained(folder)
-    return folder
 needs_gold = pytest.mark.skipif(not GOLD.is_dir(), reason=f"no files of the official code at {GOLD}")
 
 
@@ -134,7 +126,7 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
 )
 def test_what_does_not_fit_the_official_file_is_named(changes, message, official, run_program, tmp_path):
     if changes.get("text.path") == "OTHER":
-        changes = changes | {"text.path": str(save_words(tmp_path / "words"))}
+        changes = changes | {"text.path": str(words.save(tmp_path / "words", WORDS))}
     with pytest.raises(errors.UserError, match=message) as caught:
         run_program("pretrain_vlm", tmp_path / "run", "official", **official | changes)
     assert "\n" not in str(caught.value)
@@ -142,7 +134,7 @@ def test_what_does_not_fit_the_official_file_is_named(changes, message, official
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma"])
 def test_a_text_model_lends_its_trunk_and_words(name, made, run_program, tmp_path):
-    folder = save_words(pathlib.Path(shutil.copytree(TEXT_MODELS / name, tmp_path / name)))
+    folder = words.save(pathlib.Path(shutil.copytree(TEXT_MODELS / name, tmp_path / name)), WORDS)
     changes = made.changes | {"init.path": str(folder), "num_steps": 0}
     run_program("pretrain_vlm", tmp_path / "vlm", **changes, **{"init.ignore": "head_text"})
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -154,8 +146,7 @@ def test_a_text_model_lends_its_trunk_and_words(name, made, run_program, tmp_pat
     assert any(key.startswith("stem/") for key in found) and "head_latent/kernel" in found
     planner, _ = trained.load_planner(tmp_path / "vlm", mesh)
     assert planner.model.trunk["width"] == text.trunk["width"]
-    words = open_text(folder, WORDS, 20)
-    assert planner.layout.tokenizer.ids(WORDS[0]) == words.ids(WORDS[0])
+    assert planner.layout.tokenizer.ids(WORDS[0]) == open_text(folder, WORDS, 20).ids(WORDS[0])
 
 
 def test_a_text_model_without_its_tokenizer_is_refused_unless_its_table_is_left(made, run_program, tmp_path):

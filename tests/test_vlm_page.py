@@ -5,10 +5,8 @@ import shutil
 
 import pages
 import pytest
-import transformers
+import words
 from fake_tabletop import WORDS
-
-from lapa_jax.data import prompts
 
 PAGE = pages.read("vlm.md")
 GOLD = pathlib.Path(__file__).parent / "models"
@@ -42,8 +40,7 @@ def folder(tabletop_dataset, tmp_path):
         (tmp_path / "datasets" / name).symlink_to(tabletop_dataset)
     text = tmp_path / "weights" / "qwen3-0.6b"
     shutil.copytree(GOLD / "gold_text" / "qwen3", text)
-    words = prompts.train_tokenizer(WORDS, 20)._tokenizer
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token=prompts.BOS).save_pretrained(text)
+    words.save(text, WORDS)
     shutil.copytree(GOLD / "gold_vision" / "siglip2_whole", tmp_path / "weights" / "siglip2-base-patch16-256")
     return tmp_path
 

@@ -71,12 +71,11 @@ def load(folder: str | Path, mesh: Mesh, dtype: Any = jnp.float32, prefix: str =
     """
     text = text_model(folder, prefix)
 
-    def with_dtype(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        kind = jnp.float32 if path[-1].key == "scale" else jnp.dtype(dtype)
-        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
+    def cast(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return lapa_model.with_dtype(leaf, jnp.float32 if path[-1].key == "scale" else jnp.dtype(dtype))
 
     abstract = lapa_model.abstract_params(model_of(text), mesh)
-    return text, read(folder, text, jax.tree.map_with_path(with_dtype, abstract), prefix)
+    return text, read(folder, text, jax.tree.map_with_path(cast, abstract), prefix)
 
 
 def read(folder: str | Path, text: TextModel, abstract: Any, prefix: str = "", ignore: str = "$^") -> Any:

@@ -52,7 +52,7 @@ def load(path: str | os.PathLike, model: vlm.LatentActionVLM, mesh: Mesh, dtype:
     Raises:
         UserError: the file is damaged or of another model.
     """
-    cast = functools.partial(_with_dtype, dtype=jnp.dtype(dtype))
+    cast = functools.partial(with_dtype, dtype=jnp.dtype(dtype))
     return official_lapa.read(path, jax.tree.map(cast, abstract_params(model, mesh)))
 
 
@@ -63,5 +63,6 @@ def abstract_params(model: vlm.LatentActionVLM, mesh: Mesh) -> Any:
     return training.abstract_state(training.make_init(init), mesh).params
 
 
-def _with_dtype(leaf: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+def with_dtype(leaf: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    """The same leaf, in its place, of another kind of number."""
     return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)

@@ -3,14 +3,12 @@
 import json
 import pathlib
 import re
-import shutil
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import transformers
-from safetensors.numpy import load_file, save_file
 
 from lapa_jax import errors
 from lapa_jax.convert import hugging_face, vision_families
@@ -26,22 +24,6 @@ NEWER_NAMES = {
     "mlp.weights_out": "mlp.down_proj",
 }
 """Of DINOv2's layers: the hub's, and those of the modules since transformers 5."""
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """(golden, change(weights) -> weights, **config) -> a folder with other weights and another config."""
-
-    def make(name, change=lambda weights: weights, **config):
-        folder = tmp_path / f"{name}_{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(GOLD / name, folder)
-        old = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(old | config))
-        if (folder / WEIGHTS).exists():
-            save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
-        return folder
-
-    return make
 
 
 def renamed(names):

@@ -2,14 +2,12 @@
 
 import json
 import pathlib
-import shutil
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import transformers
-from safetensors.numpy import load_file, save_file
 
 from lapa_jax import errors, sharding
 from lapa_jax.convert import hugging_face, hugging_face_text, text_config, text_families, text_leaves
@@ -17,22 +15,6 @@ from lapa_jax.convert import hugging_face, hugging_face_text, text_config, text_
 GOLD = pathlib.Path(__file__).parents[1] / "models" / "gold_text"
 WEIGHTS = hugging_face.WEIGHTS
 LLAMA3 = dict(factor=4, low_freq_factor=1, high_freq_factor=4, original_max_position_embeddings=32)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """(golden, change(weights) -> weights, **config) -> a folder with other weights and another config."""
-
-    def make(name, change=lambda weights: weights, **config):
-        folder = tmp_path / f"{name}_{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(GOLD / name, folder)
-        old = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(old | config))
-        if (folder / WEIGHTS).exists():
-            save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
-        return folder
-
-    return make
 
 
 def load(folder, mesh=None, **kwargs):
