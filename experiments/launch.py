@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lapa_jax import errors, sharding
+from lapa_jax import cpu, errors, sharding
 
 
 def define(name: str) -> tuple[Any, Any]:
@@ -57,12 +57,16 @@ def start(config: Any) -> jax.sharding.Mesh:
     cache = os.environ.get("LAPA_JAX_CACHE", str(pathlib.Path.home() / ".cache" / "lapa_jax"))
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if cpu.several() or config.distributed.enabled:
+        cpu.serve_collectives()
     if config.distributed.enabled:
         jax.distributed.initialize(
             coordinator_address=config.distributed.coordinator,
             num_processes=config.distributed.num_processes,
             process_id=config.distributed.process_id,
         )
+    if jax.default_backend() == "cpu":
+        cpu.keep_freed_memory()
     return sharding.make_mesh(**config.mesh)
 
 

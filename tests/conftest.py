@@ -13,12 +13,12 @@ import jax
 import pytest
 from absl import flags
 
-# XLA's pool has a thread a device, unless this says more. A device that waits in two collectives at once (jax
-# 0.10.2 lets independent ones overlap) takes two, and the last device none: all wait until XLA gives up.
-os.environ["NPROC"] = "32"
+from lapa_jax import cpu
+
 # Of XLA's two ways to make code of a fusion the older one compiles a training step in a fifth of the time.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_num_cpu_devices", 8)
+cpu.serve_collectives()
 os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
 jax.config.update("jax_disable_most_optimizations", True)  # programs here run once: compile them fast
@@ -113,6 +113,7 @@ def programs():
     def define(_):
         return types.SimpleNamespace(value=None), types.SimpleNamespace(value=None)
 
+    launch.cpu.keep_freed_memory = lambda: False  # tests measure the memory of this process
     original, launch.define = launch.define, define
     names = ("train_laq", "train_tokenizer", "encode_frames", "label_latents", "pretrain_vlm", "finetune")
     names += ("evaluate", "rollout_latents")

@@ -36,8 +36,7 @@ VARIANTS = {
 
 
 SLOW = "features of a tokenizer"
-UNSURE = "features of a tower"  # 8 fake devices: XLA (CPU) sometimes waits for itself and aborts
-RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name in (SLOW, UNSURE))) for name in VARIANTS]
+RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in VARIANTS]
 
 
 @pytest.fixture(scope="module", params=RUNS)
