@@ -53,7 +53,7 @@ class Start:
         model.size = None
         model.trunk = ConfigDict(dict(self.trunk))
         for name, rows in self.vocabs.items():
-            if not re.search(ignore or NOTHING, f"embed_{name}/embedding"):
+            if not left_alone(ignore, f"embed_{name}/embedding"):
                 model.vocabs[name] = rows
 
     def own_text(self, instructions: tuple[str, ...], length: int, ignore: str) -> prompts.Text:
@@ -64,11 +64,12 @@ class Start:
         """
         if self.tokenizer is not None:
             return self.tokenizer(instructions, length)
-        if re.search(ignore or NOTHING, TEXT_TABLE):
+        if left_alone(ignore, TEXT_TABLE):
             return text.open_text(None, instructions, length)
         raise errors.UserError(
             f"{self.path} comes without the tokenizer that its text table was trained with: give it with "
-            f"--config.text.path, or leave the table out with --config.init.ignore={TEXT_TABLE}"
+            "--config.text.path, or let the table begin anew, of the words of the dataset, with "
+            "--config.init.ignore='(embed|head)_text' --config.init.new='lora_|(embed|head)_|project/|stem/'"
         )
 
     def parameters(self, abstract: Any, new: str, ignore: str) -> dict[str, jax.Array]:
@@ -83,9 +84,8 @@ class Start:
             UserError: some are missing or have no place.
         """
         wanted = flax.traverse_util.flatten_dict(abstract, sep="/")
-        new, ignore = new or NOTHING, ignore or NOTHING
-        there = {name for name in self.names if not re.search(ignore, name)}
-        if missing := sorted(name for name in wanted if name not in there and not re.search(new, name)):
+        there = {name for name in self.names if not left_alone(ignore, name)}
+        if missing := sorted(name for name in wanted if name not in there and not re.search(new or NOTHING, name)):
             raise errors.UserError(
                 f"{self.path} has no {', '.join(missing[:3])}: say with --config.init.new if they are to begin anew"
             )
@@ -95,7 +95,7 @@ class Start:
                 "--config.init.ignore, or give model.heads and model.vocabs that have them"
             )
         kept = {name: leaf for name, leaf in wanted.items() if name in there}
-        found = self.read(flax.traverse_util.unflatten_dict(kept, sep="/"), ignore)
+        found = self.read(flax.traverse_util.unflatten_dict(kept, sep="/"), ignore or NOTHING)
         return flax.traverse_util.flatten_dict(found, sep="/")
 
 
@@ -161,9 +161,14 @@ def _run(folder: pathlib.Path) -> Start:
     return Start(str(folder), names, spec, planner.model.vocabs, read, tokenizer)
 
 
-def check_text(start: Start, words: prompts.Text) -> None:
-    """Raises UserError when a tokenizer is not the one that a table of text was made for."""
-    rows = start.vocabs.get(vocab.NAMES[vocab.TEXT])
+def left_alone(ignore: str | None, name: str) -> bool:
+    """Does `init.ignore` leave this parameter on disk?"""
+    return re.search(ignore or NOTHING, name) is not None
+
+
+def check_text(start: Start, words: prompts.Text, ignore: str | None) -> None:
+    """Raises UserError when a tokenizer is not the one that a table of text was made for, and the table is used."""
+    rows = None if left_alone(ignore, TEXT_TABLE) else start.vocabs.get(vocab.NAMES[vocab.TEXT])
     if start.exact and rows is not None and words.vocab_size != rows:
         raise errors.UserError(
             f"the tokenizer has {words.vocab_size} ids and {start.path} a table of {rows}: "

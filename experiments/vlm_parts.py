@@ -126,7 +126,7 @@ def _tokenizer(config: ConfigDict, instructions: tuple[str, ...], start: starts.
     else:
         words = start.own_text(instructions, length, config.init.ignore)
     if start is not None:
-        starts.check_text(start, words)
+        starts.check_text(start, words, config.init.ignore)
     return words
 
 

@@ -105,6 +105,18 @@ def test_tables_that_are_ignored_begin_anew(official, run_program, tmp_path):
 
 
 @needs_gold
+def test_the_official_trunk_takes_words_of_the_dataset_if_its_table_is_left(official, run_program, tmp_path):
+    left = {"init.ignore": "(embed|head)_text", "init.new": "(embed|head)_(text|latent)"}
+    changes = {"text.path": None, "layout": "clean", "loss_weights.text": 0.0, "model.vocabs.text": 0}
+    run_program("pretrain_vlm", tmp_path, "official", **official | changes | left)
+    found = params(tmp_path)
+    stored = official_lapa.open_params(GOLD / "vlm" / "params")
+    trunk = "body/layers/attention/wq/kernel"
+    np.testing.assert_array_equal(found[trunk], stored[trunk].read(dtype=np.float32))
+    assert len(found["embed_text/embedding"]) < 64 < len(stored["embed_text/embedding"].read(dtype=np.float32))
+
+
+@needs_gold
 @pytest.mark.parametrize(
     "changes, message",
     [
