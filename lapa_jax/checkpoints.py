@@ -22,6 +22,9 @@ FREE = (
 )
 """Config keys that may change when a run is resumed."""
 
+SHARED = 2**20
+"""Bytes from which on devices that hold the same array write a part each; small ones are not worth the cutting."""
+
 
 class Checkpoints:
     """Checkpoints of one run under `<workdir>/checkpoints`; a context manager.
@@ -48,8 +51,11 @@ class Checkpoints:
         claim(workdir, config)
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         self.config, self.assets, self.every = dict(config), dict(assets or {}), every
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = SHARED
         self._orbax = ocp.training.Checkpointer(
             self.directory,
+            context=context,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep_last),
             cleanup_tmp_directories=True,
         )

@@ -31,6 +31,7 @@ def test_both_are_one_network_and_are_timed(tmp_path):
     assert all(len(found["races"][task]["per_s"]["ours"]) >= 1 for task in ("train", "label"))
 
 
+@pytest.mark.slow  # benchmarks/vlm.py shares its code, and its test is quicker
 def test_ours_alone_in_bfloat16_without_torch(tmp_path):
     flags = ["--alone", "--batches=2", "--rounds=2", "--minutes=0.01", "--peak_tflops=2", "--remat"]
     done = run(*flags, f"--json={tmp_path / 'found.json'}")

@@ -98,18 +98,15 @@ def test_decoded_human_video_is_the_video(something, data):
     assert np.median(error) < 0.5 * still
 
 
-def test_all_forms_train_stage_1_and_a_mixture_of_all_does(folders, run_program, shared, tmp_path):
+def test_a_mixture_of_all_forms_trains_stage_1(folders, run_program, shared, tmp_path):
     bridge = shared / "data" / "bridge_dataset"
     places = {**folders, "bridge": bridge}
     common = {"data.cache": str(tmp_path / "cache"), "data.clips.size": 64}
-    for form, folder in places.items():
-        run_program("train_laq", tmp_path / form, **common, **{"data.directory": str(folder)})
-        summary = json.loads((tmp_path / form / "summary.json").read_text())
-        assert summary["held_out_pairs"] and np.isfinite(summary["mse"])
     mixture = ",".join(f"{folder}={weight}" for weight, folder in enumerate(places.values(), start=1))
     run_program("train_laq", tmp_path / "all", **common, **{"data.mixture": mixture, "data.balance": False})
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
-    assert len(summary["datasets"]) == 4 and all(one["held_out_pairs"] for one in summary["datasets"].values())
+    assert len(summary["datasets"]) == 4
+    assert all(one["held_out_pairs"] and np.isfinite(one["mse"]) for one in summary["datasets"].values())
 
 
 def test_a_mixture_goes_through_stages_1_and_2(folders, run_program, tmp_path):

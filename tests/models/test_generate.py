@@ -25,10 +25,16 @@ def model():
     )
 
 
+EXAMPLE = Tokens.of(jnp.ones((1, 4), jnp.int32), vocab.TEXT), jnp.ones((1, 1, 2, 5))
+
+
 @pytest.fixture(scope="module")
 def variables(model):
-    tokens = Tokens.of(jnp.ones((1, 4), jnp.int32), vocab.TEXT)
-    params = jax.jit(model.init)(jax.random.key(0), tokens, jnp.ones((1, 1, 2, 5)))
+    return make_params(model)
+
+
+def make_params(model):
+    params = jax.jit(model.init)(jax.random.key(0), *EXAMPLE)
     return jax.tree.map(lambda p: 4.0 * p if p.ndim > 1 else p, params)
 
 
@@ -72,6 +78,27 @@ def test_greedy_with_a_cache_is_greedy_without(model, variables, name, left):
     ids, logits = without_cache(model, variables, prompt, name, COUNT)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.logits, logits, atol=1e-4)
+
+
+FORMS = {
+    "plain": {},
+    "local": dict(local_layers=(True, False), local_window=3),
+    "lora": dict(lora=dict(rank=2, alpha=4.0, layers="attention")),
+    "remat": dict(remat="full"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_layers_apart_are_the_same_network(model, name):
+    model = model.clone(trunk=model.trunk | FORMS[name])
+    params = make_params(model)
+    apart, theirs = vlm.layers_apart(model, params["params"])
+    shapes = jax.eval_shape(apart.init, jax.random.key(0), *EXAMPLE)["params"]
+    assert jax.tree.map(jnp.shape, theirs) == jax.tree.map(jnp.shape, shapes)
+    both = (model, params), (apart, {"params": theirs})
+    first, second = (jax.jit(functools.partial(generate.generate, m, count=COUNT))(v, prompts()) for m, v in both)
+    np.testing.assert_array_equal(first.ids, second.ids)
+    np.testing.assert_allclose(first.logits, second.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_prompt_of_image_features(model, variables):
