@@ -28,6 +28,7 @@ _SIZE = flags.DEFINE_enum("size", "200m", list(sizes.SIZES), "Which trunk; bench
 _ROWS = flags.DEFINE_integer("rows", 4, "Rows of a training batch, in the race.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contestant in each race.", lower_bound=2)
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "For each part; set-up and compiling come on top.")
+_TASKS = flags.DEFINE_multi_enum("task", list(duel.TASKS), list(duel.TASKS), "In the race; may be repeated.")
 _ALONE = flags.DEFINE_bool("alone", False, "Ours only, in bfloat16, on JAX's default device: tokens/s and MFU.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "With --alone: rows, one measurement each.")
 _ROW = flags.DEFINE_integer("row", None, "With --alone: tokens of a row.", lower_bound=2)
@@ -49,7 +50,7 @@ def _race() -> dict[str, Any]:
             found: dict[str, Any] = {"rows": job.rows, "threads": job.threads, "same": duel.check(competing)}
             found["product_gflops"] = {name: one("product") for name, one in competing.items()}
             print("apart:", found["same"], "\nproducts alone, GFLOP/s:", found["product_gflops"], flush=True)
-            tasks = duel.tasks(job)
+            tasks = {task: unit for task, unit in duel.tasks(job).items() if task in _TASKS.value}
             for task, (units, name) in tasks.items():
                 seconds = _MINUTES.value * 60 / len(tasks)
                 speeds = turns.race(competing, task, units, _ROUNDS.value, seconds)

@@ -80,6 +80,7 @@ def main(_: Any) -> None:
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     with jax.set_mesh(mesh):
         planner, state = trained.load_planner(config.vlm, mesh)  # 1 who picks codes, and who paints
+        planner, params = planner.layers_apart(state.params)
         quantizer, painter, run = trained.load_laq(config.laq, mesh)
         sampling = generate.Sampling(config.temperature, top_p=config.top_p)
         simulator = latent_rollout.Simulator(planner, quantizer, sampling)
@@ -89,7 +90,7 @@ def main(_: Any) -> None:
         videos = Videos.of(mixture, data["gap"], config.steps, config.videos, data["image_size"])
 
         variables = {
-            "planner": {"params": state.params, **state.variables},
+            "planner": {"params": params, **state.variables},
             "laq": {"params": painter.params, **painter.variables},
         }
         keys = jax.random.split(jax.random.key(config.seed), config.steps)

@@ -54,6 +54,11 @@ class Planner:
         encoder = image_encoders.ImageEncoder(**assets["encoder"]) if assets["encoder"] else None
         return cls.of(assets["vlm"], layout, encoder, assets["image_size"], assets["resize"])
 
+    def layers_apart(self, params: Mapping[str, Any]) -> tuple["Planner", dict[str, Any]]:
+        """This planner and its parameters as they generate fastest, see `llama.layers_apart`."""
+        model, params = vlm.layers_apart(self.model, params)
+        return dataclasses.replace(self, model=model), params
+
     def to_json(self) -> dict[str, Any]:
         """The assets of a checkpoint, enough to make the network again."""
         return {

@@ -12,6 +12,7 @@ from vlm_speed.job import BATCHES, Job
 KINDS = {"transformers": "vlm_speed.theirs.Transformers", "ours": "vlm_speed.ours.Ours"}
 """The baseline first: it writes the weights."""
 BASELINE = "transformers"
+TASKS = ("train", "train_latents", *(f"generate_{count}" for count in BATCHES))
 _STEPS = 3
 _TOLERANCE = {"logits": 1e-4, "loss": 1e-4, "grad_norm": 1e-3}  # float32 sums of 2e8 squares differ more
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lapa_jax import sharding, training, vocab
 from lapa_jax.convert import hugging_face_text
+from lapa_jax.models import vlm
 from lapa_jax.models.token_stream import Tokens
 from race import products
 from race.turns import timed
@@ -22,8 +23,10 @@ class Ours:
         params = jax.tree.map(jnp.array, params)  # without a mesh, as one device needs none
         self.rows = jnp.asarray(sizes.rows(job.sizes, job.rows))
         self.prompts = {count: jnp.asarray(sizes.prompts(job.sizes, count)) for count in BATCHES}
+        apart, mine = vlm.layers_apart(self.model, params)
+        self._params_apart = jax.tree.map(jnp.copy, mine)  # training overwrites the others
         self._generate = {
-            count: network.make_generate(self.model).lower(params, prompts).compile()
+            count: network.make_generate(apart).lower(self._params_apart, prompts).compile()
             for count, prompts in self.prompts.items()
         }
         step, tx = network.make_step(self.model)
@@ -45,8 +48,8 @@ class Ours:
         return np.asarray(self.model.apply(variables, hidden[0], "text", method="logits"))
 
     def generate(self, count: int) -> np.ndarray:
-        """int[count, CODES], the likeliest after each prompt."""
-        return np.asarray(self._generate[count](self.state.params, self.prompts[count]))
+        """int[count, CODES], the likeliest after each prompt, by the weights before any training."""
+        return np.asarray(self._generate[count](self._params_apart, self.prompts[count]))
 
     def losses(self, steps: int) -> list[tuple[float, float]]:
         """(loss, gradient norm) of training steps."""

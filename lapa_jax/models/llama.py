@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors
-from lapa_jax.models import lora, rotary, sight
+from lapa_jax.models import llama_layers, lora, rotary, sight
 from lapa_jax.models.attention import DEFAULT, IMPLEMENTATIONS
 from lapa_jax.models.llama_layers import ACTIVATIONS, Block, Cache, Form, RMSNorm
 
@@ -60,6 +60,7 @@ class Trunk(nn.Module):
             `local_theta` without scaling. Empty: none does.
         embed_scale: what rows of embedding tables are to be multiplied by before they come here (`vlm`).
         lora: `rank`, `alpha` and `layers`, see `lora.chosen`; None, or a rank of 0: there is none.
+        apart: each layer has its own parameters and its own cache, see `layers_apart`.
     """
 
     width: int
@@ -87,6 +88,7 @@ class Trunk(nn.Module):
     local_theta: float = 10_000.0
     embed_scale: float = 1.0
     lora: Mapping[str, Any] | None = None
+    apart: bool = False
 
     @nn.compact
     def __call__(
@@ -114,16 +116,10 @@ class Trunk(nn.Module):
         """
         check({name: getattr(self, name) for name in _FIELDS})
         block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False) if REMAT[self.remat] else Block
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
-            length=self.depth,
-        )
         near = jnp.asarray(self.local_layers, jnp.int32) if self.local_layers else None
         form, context = self._form(seen), self._context(positions, seen)
-        x, cache = layers(form, name="layers")(x, cache, near, context, slot)
+        layers = _one_by_one if self.apart else _scanned
+        x, cache = layers(block, form, self.depth, x, cache, near, context, slot)
         return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name="final_norm")(x), cache
 
     def _context(self, positions: jax.Array, seen: sight.Causal | jax.Array) -> Any:
@@ -154,8 +150,45 @@ class Trunk(nn.Module):
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for that many tokens of each row, in `dtype`."""
-        shape = (self.depth, batch, slots, *self._heads())
-        return {name: jnp.zeros(shape, self.dtype) for name in ("k", "v")}
+        shape = (batch, slots, *self._heads())
+        if self.apart:
+            return tuple(llama_layers.empty_cache(shape, self.dtype) for _ in range(self.depth))
+        return llama_layers.empty_cache((self.depth, *shape), self.dtype)
+
+
+def _scanned(block: type[Block], form: Form, depth: int, *inputs: Any) -> tuple[jax.Array, Cache | None]:
+    """`inputs` are those of a Block, cache and near with an axis of layers before them."""
+    layers = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, 0, nn.broadcast, nn.broadcast),
+        length=depth,
+    )
+    return layers(form, name="layers")(*inputs)
+
+
+def _one_by_one(
+    block: type[Block], form: Form, depth: int, x: jax.Array, cache: Any, near: Any, *rest: Any
+) -> tuple[jax.Array, Cache | None]:
+    caches = []
+    for i in range(depth):
+        layer = block(form, name=f"layer_{i}")
+        x, one = layer(x, cache and cache[i], None if near is None else near[i], *rest)
+        caches.append(one)
+    return x, cache and tuple(caches)
+
+
+def layers_apart(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a `Trunk` as those of one with `apart`: a leaf for each layer instead of one for all.
+
+    Generation is faster with them: under a scan XLA copies the layer that is at work out of their stack, at each
+    token. In exchange it compiles each layer. Training and checkpoints keep the stacks.
+    """
+    stacks = params["layers"]
+    depth = len(jax.tree.leaves(stacks)[0])
+    layers = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], stacks) for i in range(depth)}
+    return {name: leaf for name, leaf in params.items() if name != "layers"} | layers
 
 
 _FIELDS = tuple(name for name in Trunk.__dataclass_fields__ if name not in ("parent", "name"))

@@ -18,8 +18,14 @@ from lapa_jax.sharding import constrain_batch, constrain_heads
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": nn.gelu}
 
-Cache = Mapping[str, jax.Array]
-"""{"k", "v"}: float[depth, B, S, K, Dh], keys (already turned) and values of S slots; K heads share N queries."""
+Cache = Mapping[str, jax.Array] | tuple[Mapping[str, jax.Array], ...]
+"""{"k", "v"}: float[depth, B, S, K, Dh], keys (already turned) and values of S slots; K heads share N queries. Of
+layers that are apart, such a dict of each, without the first axis."""
+
+
+def empty_cache(shape: tuple[int, ...], dtype: jnp.dtype) -> dict[str, jax.Array]:
+    return {name: jnp.zeros(shape, dtype) for name in ("k", "v")}
+
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,7 +144,7 @@ class LatentActionVLM(nn.Module):
         Returns:
             float[B, D] and the new cache.
         """
-        length, slots = prompt.ids.shape[1], cache["k"].shape[2]
+        length, slots = prompt.ids.shape[1], jax.tree.leaves(cache)[0].shape[-3]
         token = Tokens.of(ids[:, None], kind)
         last = jnp.take_along_axis(prompt.segments, _last(prompt)[:, None], axis=1)
         seen = jnp.pad(prompt.segments == last, ((0, 0), (0, slots - length)), constant_values=True)
@@ -180,6 +180,12 @@ def _last(tokens: Tokens) -> jax.Array:
 def at_last(hidden: jax.Array, tokens: Tokens) -> jax.Array:
     """float[B, D]: the features that predict what comes after the last real token of each row."""
     return jnp.take_along_axis(hidden, _last(tokens)[:, None, None], axis=1)[:, 0]
+
+
+def layers_apart(model: LatentActionVLM, params: Mapping[str, Any]) -> tuple[LatentActionVLM, dict[str, Any]]:
+    """The same network with each layer's parameters apart, for generation; see `llama.layers_apart`."""
+    apart = model.clone(trunk={**model.trunk, "apart": True})
+    return apart, {**params, "body": llama.layers_apart(params["body"])}
 
 
 def from_config(config: Mapping[str, Any], text_vocab: int) -> LatentActionVLM:
