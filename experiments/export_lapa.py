@@ -2,8 +2,8 @@
 
     python experiments/export_lapa.py --run=runs/lapa_mine --out=streaming_params.mine
 
-Thin matrices (LoRA) are added to their kernels. The run's trunk and tables must be of the official model's kind; see
-docs/import-official.md.
+Thin matrices (LoRA) are added to their kernels. The run's trunk and tables must be of the official model's kind;
+see docs/import-official.md.
 """
 
 import pathlib

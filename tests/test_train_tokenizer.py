@@ -98,6 +98,7 @@ def test_training_helps(run_program, data, tmp_path):
     assert rows(tmp_path)[-1]["codes_used"] >= 4
 
 
+@pytest.mark.slow
 def test_a_tower_looks_at_the_result(run, run_program, data, tmp_path):
     """Its share of the loss reaches the tokenizer; the folder can be opened without the tower."""
     changes = data | {"tower.path": TOWER, "loss.perceptual": 0.5, "num_steps": 1}
