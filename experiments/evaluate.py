@@ -4,6 +4,7 @@
         --config.policies.lapa=runs/demo/finetune
 """
 
+import functools
 import json
 import pathlib
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import launch
 
-from lapa_jax import checkpoints, errors
+from lapa_jax import checkpoints, chunking, errors
 from lapa_jax.evaluation import gifs, intervals, rollouts
 from lapa_jax.policy import Policy
 
@@ -20,12 +21,12 @@ CONFIG, WORKDIR = launch.define("evaluate")
 
 def roll_out(name: str, act: rollouts.Act, config: Any) -> list[rollouts.Episode]:
     """All episodes of one policy, the same seeds for each."""
-    names = rollouts.families(config.env)
-    episodes = []
+    names, episodes = rollouts.families(config.env), []
+    chunks = functools.partial(chunking.make, config.execute, config.ensemble)
     for family in names:
         clock = time.perf_counter()
         done = rollouts.run_family(
-            act, config.env, family, -(-config.episodes // len(names)), config.execute, split=config.env_split
+            act, config.env, family, -(-config.episodes // len(names)), chunks, split=config.env_split
         )
         episodes += done
         hits = sum(e.success for e in done)

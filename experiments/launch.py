@@ -57,7 +57,7 @@ def start(config: Any) -> jax.sharding.Mesh:
     cache = os.environ.get("LAPA_JAX_CACHE", str(pathlib.Path.home() / ".cache" / "lapa_jax"))
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    if cpu.several() or config.distributed.enabled:
+    if cpu.several():
         cpu.serve_collectives()
     if config.distributed.enabled:
         jax.distributed.initialize(

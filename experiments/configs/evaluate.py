@@ -15,7 +15,8 @@ def get_config(size: str = "base") -> ConfigDict:
     config.env = "tabletop"
     config.env_split = "heldout"  # objects and wordings that no labelled episode names
     config.episodes = 1000  # seeded, the same for every policy; split evenly over the families
-    config.execute = 2  # actions carried out of each predicted chunk
+    config.execute = 2  # actions carried out of each predicted chunk before the next look
+    config.ensemble = placeholder(float)  # look at each step; mean of all chunks about it, weights exp(-ensemble i)
     config.policies = dict(lapa=placeholder(str), scratch=placeholder(str))  # finetune folders
     config.bounds = ("expert", "random")  # scripted policies to quote beside them
     return common.resize(config, size, SIZES)

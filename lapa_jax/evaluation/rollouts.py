@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa_jax import envs
+from lapa_jax import chunking, envs
 
 FIRST_SEED = 1 << 40
 """Episodes of evaluation never share a seed with a dataset (those stay far below)."""
@@ -40,7 +40,7 @@ def run_family(
     env: str,
     family: str,
     num_episodes: int,
-    execute: int,
+    chunks: Callable[[], chunking.Chunking],
     batch_size: int = 30,
     keep_frames: int = 8,
     **kwargs: Any,
@@ -48,7 +48,7 @@ def run_family(
     """`num_episodes` episodes of one task family, `batch_size` at a time.
 
     Args:
-        execute: actions of each predicted chunk that are carried out before looking again.
+        chunks: makes what says which actions of the predicted chunks are carried out before looking again.
         keep_frames: how many episodes keep their frames.
         kwargs: of the environment.
     """
@@ -58,7 +58,7 @@ def run_family(
         while len(done) < num_episodes:
             count = min(len(pool), num_episodes - len(done))
             seeds = [FIRST_SEED + len(done) + i for i in range(count)]
-            done += _run_batch(act, pool, seeds, family, execute, keep_frames - len(done))
+            done += _run_batch(act, pool, seeds, family, chunks(), keep_frames - len(done))
     finally:
         for one in pool:
             one.close()
@@ -66,7 +66,7 @@ def run_family(
 
 
 def _run_batch(
-    act: Act, pool: list[Any], seeds: Sequence[int], family: str, execute: int, keep: int
+    act: Act, pool: list[Any], seeds: Sequence[int], family: str, chunks: chunking.Chunking, keep: int
 ) -> list[Episode]:
     """One episode in each of the first environments. Finished ones are shown on but no longer step, so
     that the policy always sees a full batch and compiles once."""
@@ -76,10 +76,9 @@ def _run_batch(
     frames = [[o["image"]] for o in observations]
     live = set(range(len(seeds)))
     while live:
-        chunk = act(pool, observations)
-        for t in range(min(execute, chunk.shape[1])):
+        for actions in chunks.next(act(pool, observations)):
             for i in sorted(live):
-                observations[i], _, terminated, truncated, info = pool[i].step(chunk[i, t])
+                observations[i], _, terminated, truncated, info = pool[i].step(actions[i])
                 frames[i].append(observations[i]["image"])
                 if terminated or truncated:
                     episodes[i].success, episodes[i].length = bool(info["success"]), len(frames[i]) - 1
