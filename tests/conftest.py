@@ -1,6 +1,5 @@
 """Set-up that must come before the first use of jax, and small datasets that tests share."""
 
-import functools
 import importlib
 import os
 import sys
@@ -8,6 +7,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import filelock
 import hypothesis
 import jax
 import pytest
@@ -69,13 +69,29 @@ def tabletop_recipe():
 
 
 @pytest.fixture(scope="session")
-def tabletop_dataset(tabletop_recipe, tmp_path_factory):
+def once(tmp_path_factory):
+    """(name, make) -> a folder that `make(folder)` filled, in one process of pytest-xdist for all; read it only."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name, make):
+        folder, finished = base / "once" / name, base / "once" / f"{name}.finished"
+        folder.parent.mkdir(exist_ok=True)
+        with filelock.FileLock(f"{folder}.lock"):
+            if not finished.exists():
+                make(folder)
+                finished.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tabletop_dataset(tabletop_recipe, once):
     """Folder with one dataset made by the real builder; read it only."""
     import build
 
-    out = tmp_path_factory.mktemp("datasets")
-    build.build(out, tabletop_recipe, num_workers=0)
-    return out
+    return once("datasets", lambda out: build.build(out, tabletop_recipe, num_workers=0))
 
 
 @pytest.fixture(scope="session")
@@ -136,9 +152,9 @@ def run_program(programs, load_config):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(run_program, tabletop_dataset, tmp_path_factory):
+def tiny_run(run_program, tabletop_dataset, once):
     """name -> folder of a finished tiny run, made when it is first asked for; read it only."""
-    root, data = tmp_path_factory.mktemp("tiny"), {"data.directory": str(tabletop_dataset)}
+    data = {"data.directory": str(tabletop_dataset)}
     changes = {
         "train_laq": lambda: data,
         "label_latents": lambda: {"laq": str(run("train_laq"))},
@@ -146,9 +162,8 @@ def tiny_run(run_program, tabletop_dataset, tmp_path_factory):
         "pretrain_vlm": lambda: data | {"data.latents": str(run("label_latents"))},
     }
 
-    @functools.cache
     def run(name):
-        run_program(name, root / name, **changes[name]())
-        return root / name
+        needed = changes[name]()
+        return once(name, lambda folder: run_program(name, folder, **needed))
 
     return run
