@@ -53,7 +53,7 @@ def get_config(size: str = "base") -> ConfigDict:
 SIZES = {
     "base": {},
     "full": dict(num_steps=3000),
-    "demo": dict(num_steps=300),
+    "demo": dict(num_steps=600),
     "tiny": dict(
         model=vqgan.SIZES["tiny"], num_steps=4, batch_size=8, log_every=2, checkpoint=dict(every=2),
         data=dict(image_size=32), evaluation=dict(frames=16),
