@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 	$(PYTHON) experiments/demo.py --size=$(SIZE) --image=$(IMAGE)
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(PYTHON) -m pytest -m slow $(ARGS)

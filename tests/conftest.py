@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "ex
 
 # Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it. The
 # first two share no compiled program, or both workers would begin by compiling the same.
-LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "train_tokenizer", "encode_frames")
+LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "import_page", "train_tokenizer")
 
 
 def pytest_collection_modifyitems(items):
