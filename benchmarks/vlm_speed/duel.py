@@ -12,7 +12,9 @@ from vlm_speed.job import BATCHES, Job
 KINDS = {"transformers": "vlm_speed.theirs.Transformers", "ours": "vlm_speed.ours.Ours"}
 """The baseline first: it writes the weights."""
 BASELINE = "transformers"
-TASKS = ("train", "train_latents", *(f"generate_{count}" for count in BATCHES))
+_TRAINING = ("train", "train_latents")
+_GENERATION = {f"generate_{count}": float(count) for count in BATCHES}
+TASKS = (*_TRAINING, *_GENERATION)
 _STEPS = 3
 _TOLERANCE = {"logits": 1e-4, "loss": 1e-4, "grad_norm": 1e-3}  # float32 sums of 2e8 squares differ more
 
@@ -20,8 +22,8 @@ _TOLERANCE = {"logits": 1e-4, "loss": 1e-4, "grad_norm": 1e-3}  # float32 sums o
 def tasks(job: Job) -> dict[str, tuple[float, str]]:
     """Method -> what a step of it does, and the unit's name."""
     tokens = float(job.rows * job.sizes.row)
-    generation = {f"generate_{count}": (float(count), "prompts") for count in BATCHES}
-    return {"train": (tokens, "tokens"), "train_latents": (tokens, "tokens"), **generation}
+    training = {name: (tokens, "tokens") for name in _TRAINING}
+    return training | {name: (count, "prompts") for name, count in _GENERATION.items()}
 
 
 def check(competing: Mapping[str, Contestant]) -> dict[str, Any]:
