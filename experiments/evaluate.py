@@ -94,7 +94,8 @@ class Progress:
 
 
 def evaluate(
-    name: str, where: str | None, source: str, families: Sequence[str], folder: pathlib.Path, show: bool, config: Any
+    name: str, where: str | None, source: str, families: Sequence[str],
+    folder: pathlib.Path, config: Any, show: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(tally, films for the report) of one player; plays what its journal has not.
 
@@ -138,7 +139,7 @@ def main(_: Any) -> None:
     first = "lapa" if "lapa" in places else min(places)
     for name in (*sorted(places), *config.bounds):
         where, source = places.get(name), sources[name]
-        results["policies"][name], shown = evaluate(name, where, source, families, folder, name == first, config)
+        results["policies"][name], shown = evaluate(name, where, source, families, folder, config, name == first)
         results["gifs"] |= shown
     results["episodes"] = next(iter(results["policies"].values()))["all"]["trials"]
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")

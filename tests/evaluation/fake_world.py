@@ -1,7 +1,7 @@
 """A world without a simulator, which worker processes can import: walk along a line to where the instruction says.
 
-An episode is won at the goal and lost after `STEPS`. Families are what can go wrong: `crash` ends its process, `hang`
-never answers, `raise` raises, `blind` shows no image.
+An episode is won at the goal and lost after `STEPS`. Some families are what can go wrong: `crash` ends its process,
+`hang` never answers, `raise` raises, `blind` shows no image.
 """
 
 import dataclasses

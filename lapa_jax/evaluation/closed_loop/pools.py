@@ -28,7 +28,7 @@ class Pool(Protocol):
     size: int
 
     def ask(self, commands: Commands) -> dict[int, Any]:
-        """The answer of each slot that gets a command.
+        """The answer of each slot that gets a command, in the order of the commands.
 
         Raises:
             UserError: an environment failed, its process died or does not answer; names the episode.
@@ -118,7 +118,7 @@ class Processes(_Named):
         for one, part in zip(self._workers, mine, strict=True):
             for slot in part:
                 answers[slot] = self._answer(one, slot)
-        return answers
+        return {slot: answers[slot] for slot in commands}
 
     def _answer(self, one: "_Worker", slot: int) -> Any:
         try:
