@@ -46,11 +46,9 @@ def player_of(name: str, where: str | None) -> Iterator[rollouts.Player]:
     """A scripted driver, or the policy that is there."""
     if where is None:
         yield rollouts.scripted(name)
-    elif policies.is_address(where):
-        with contextlib.closing(policies.open_policy(where)) as client:
-            yield rollouts.trained(name, client)
     else:
-        yield rollouts.trained(name, policies.open_policy(where))
+        with policies.opened(where) as policy:
+            yield rollouts.trained(name, policy, full=not policies.is_address(where))
 
 
 def world_of(config: Any) -> worlds.World:
@@ -132,6 +130,8 @@ def main(_: Any) -> None:
     if strange:
         raise errors.UserError(f"bounds={strange[0]!r}: choose among {', '.join(drivers.DRIVERS)}, each name once")
     launch.start(config)
+    chunking.make(config.execute, config.ensemble)
+    pools.check(config.batch_size, config.num_processes, config.timeout)
     sources = {name: policies.origin(where) for name, where in places.items()} | {b: b for b in config.bounds}
     families = world_of(config).families(tuple(config.families))
     checkpoints.claim(WORKDIR.value, config.to_dict(), FREE)

@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
+
+import served
 
 from lapa_jax import checkpoints, errors
 from lapa_jax.policy import Policy
@@ -16,6 +19,20 @@ def is_address(where: str) -> bool:
     return where.startswith(ADDRESSES)
 
 
+@contextlib.contextmanager
+def opened(where: str) -> Iterator[Any]:
+    """A `Policy`, or a `served.Served` that answers as one does and is closed at the end.
+
+    Raises:
+        UserError: nothing there, or the client package is missing.
+    """
+    if not is_address(where):
+        yield Policy.from_checkpoint(where)
+        return
+    with contextlib.closing(served.Served(where, os.environ.get(TOKEN))) as policy:
+        yield policy
+
+
 def origin(where: str) -> str:
     """What results of a policy depend on: a checkpoint and when it was written, or the hash that a server tells.
 
@@ -23,28 +40,10 @@ def origin(where: str) -> str:
         UserError: a folder without a checkpoint, or no server there.
     """
     if is_address(where):
-        with contextlib.closing(open_policy(where)) as client:
-            return f"checkpoint {client.metadata['checkpoint']}"
+        with opened(where) as policy:
+            return f"checkpoint {policy.metadata['checkpoint']}"
     folder = checkpoints.resolve(where)
     return f"{folder} of {(folder / 'state').stat().st_mtime_ns}"
-
-
-def open_policy(where: str) -> Any:
-    """A `Policy`, or a client of a server that answers as one does; the latter wants to be closed.
-
-    Raises:
-        UserError: nothing there, or the client package is missing.
-    """
-    if not is_address(where):
-        return Policy.from_checkpoint(where)
-    try:
-        from lapa_client import Client
-    except ImportError as error:
-        raise errors.UserError(f"{where} needs the client package: run `pip install ./client`") from error
-    try:
-        return Client(where, token=os.environ.get(TOKEN))
-    except OSError as error:
-        raise errors.UserError(f"no policy server at {where} ({error}): start one with serve.py") from error
 
 
 def named(pairs: str | None) -> dict[str, str]:
@@ -54,7 +53,7 @@ def named(pairs: str | None) -> dict[str, str]:
         UserError: it is something else.
     """
     found: dict[str, str] = {}
-    for pair in (pairs or "").split(",") if pairs else ():
+    for pair in pairs.split(",") if pairs else ():
         name, equals, where = pair.strip().partition("=")
         if not (name.isidentifier() and equals and where) or name in found:
             raise errors.UserError(f"others={pairs!r}: give NAME=FOLDER,NAME=ws://HOST:PORT with different names")

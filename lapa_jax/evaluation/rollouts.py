@@ -27,14 +27,16 @@ class Player:
     Attributes:
         name: as errors and results have it.
         driver: `policy`, or one of `closed_loop.drivers`.
-        infer: of a policy, see `Policy.infer`; it gets batches that are always of one size.
+        infer: of a policy, see `Policy.infer`.
         wanted: what a policy is shown.
+        full: whether each batch is filled up to one size, so that a policy compiles once.
     """
 
     name: str
     driver: str = "policy"
     infer: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] | None = None
     wanted: observations.Wanted | None = None
+    full: bool = True
 
 
 def scripted(name: str) -> Player:
@@ -42,10 +44,11 @@ def scripted(name: str) -> Player:
     return Player(name, name)
 
 
-def trained(name: str, policy: Any) -> Player:
+def trained(name: str, policy: Any, full: bool = True) -> Player:
     """A `Policy`, or anything that answers as one: `infer`, and `metadata` that says which cameras it wants."""
     sees = getattr(policy, "metadata", None)
-    return Player(name, "policy", policy.infer, observations.Wanted.of(sees) if sees else observations.Wanted())
+    wanted = observations.Wanted.of(sees) if sees else observations.Wanted()
+    return Player(name, "policy", policy.infer, wanted, full)
 
 
 def starts(families: Sequence[str], episodes: int, driver: str = "policy") -> list[worlds.Start]:
@@ -99,8 +102,8 @@ def _look(player: Player, playing: Mapping[int, _Playing], size: int) -> dict[in
     if player.infer is None:
         return dict.fromkeys(playing)
     rows = [one.view.observation for one in playing.values()]
-    rows += rows[:1] * (size - len(rows))  # always a full batch, so that the policy compiles once
-    chunk = _checked(player, player.infer(observations.batch(rows)), list(playing.values()), size)
+    rows += rows[:1] * (size - len(rows)) if player.full else []
+    chunk = _checked(player, player.infer(observations.batch(rows)), list(playing.values()), len(rows))
     return {slot: one.plan.next(chunk[i : i + 1])[:, 0] for i, (slot, one) in enumerate(playing.items())}
 
 

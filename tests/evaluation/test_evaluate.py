@@ -1,5 +1,6 @@
 """The program around closed-loop evaluation: what it leaves, how it goes on, what it refuses."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,13 @@ import types
 from pathlib import Path
 
 import fake_world
+import numpy as np
 import policies
 import pytest
 
-from lapa_jax import errors
+from lapa_jax import chunking, errors
 from lapa_jax.evaluation import intervals, rollouts
-from lapa_jax.evaluation.closed_loop import worlds
+from lapa_jax.evaluation.closed_loop import pools, worlds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def evaluate(run_program, programs, monkeypatch):
     """(folder, **changes): the program on the fake world; `walker` is the one policy there is."""
     monkeypatch.setattr(programs["evaluate"], "world_of", lambda config: fake_world.World())
-    monkeypatch.setattr(policies, "open_policy", lambda where: fake_world.Walker())
+    monkeypatch.setattr(policies, "opened", lambda where: contextlib.nullcontext(fake_world.Walker()))
     monkeypatch.setattr(policies, "origin", lambda where: f"checkpoint of {where}")
 
     def run(folder, **changes):
@@ -120,11 +122,13 @@ def test_another_policy_begins_anew_and_another_config_is_refused(evaluate, tmp_
         ({"others": "a=x,a=y"}, "different names"),
         ({"families": ("up",)}, "no family 'up'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"execute": 0}, "execute=0"),
     ],
 )
 def test_mistakes_are_named(evaluate, tmp_path, changes, message):
     with pytest.raises(errors.UserError, match=message):
         evaluate(tmp_path, **changes)
+    assert not (tmp_path / "config.json").exists()
 
 
 KILLED = """
@@ -172,45 +176,88 @@ def test_a_killed_process_loses_nothing_that_was_finished(tmp_path):
     for folder in ("cut", "whole"):
         printed, _ = killed(tmp_path / folder, 0).communicate(timeout=60)
         assert printed.count("episode") == 12 - there * (folder == "cut")
-    drop = [{key: {**one, "film": None} for key, one in lines(tmp_path / f, "slow").items()} for f in ("cut", "whole")]
-    assert drop[0] == drop[1]
+    cut, whole = (lines(tmp_path / folder, "slow") for folder in ("cut", "whole"))
+    for one in (*cut.values(), *whole.values()):
+        del one["film"]
+    assert cut == whole
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
-def test_a_policy_is_driven_through_its_server(monkeypatch):
-    """By address and token, closed at the end; the package is imported only then."""
+class Refused(RuntimeError):
+    pass
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """A stand-in for the client package: one observation a call, as its server has it. Its clients, in order."""
     made = []
 
     class Client(fake_world.Walker):
         metadata = {**fake_world.Walker.metadata, "checkpoint": "abc"}
 
-        def __init__(self, url, token=None):
+        def __init__(self, uri, token=None):
             super().__init__()
-            made.append((url, token, self))
-            self.closed = False
+            if "nowhere" in uri:
+                raise Refused("unreachable: no policy server")
+            self.uri, self.token, self.closed = uri, token, False
+            made.append(self)
+
+        def infer(self, observation):
+            assert not self.closed and observation["image"].shape == (16, 16, 3)
+            if observation["instruction"] == "refuse":
+                raise Refused("busy: try again")
+            many = {name: np.asarray(value)[None] for name, value in observation.items()}
+            return {"actions": super().infer(many)["actions"][0], "server_timing": {}}
 
         def close(self):
             self.closed = True
 
-    monkeypatch.setitem(sys.modules, "lapa_client", types.SimpleNamespace(Client=Client))
+    monkeypatch.setitem(sys.modules, "lapa_client", types.SimpleNamespace(Client=Client, ServerError=Refused))
+    return made
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_server_gives_the_same_results(client, monkeypatch, processes):
     monkeypatch.setenv(policies.TOKEN, "secret")
-    assert policies.origin("ws://127.0.0.1:8000") == "checkpoint abc"
-    assert made[0][:2] == ("ws://127.0.0.1:8000", "secret") and made[0][2].closed
-    player = rollouts.trained("served", policies.open_policy("wss://far:1"))
-    assert player.wanted.proprio_dim == 1 and made[1][0] == "wss://far:1"
+    starts = rollouts.starts(fake_world.FAMILIES, 10)
+
+    def played(player):
+        with pools.open_pool(fake_world.World(), 4, processes, 60) as pool:
+            found = rollouts.play(player, starts, pool, lambda: chunking.make(2))
+            return [(one.family, one.seed, one.success, one.length) for one in found]
+
+    with policies.opened("ws://127.0.0.1:8000") as policy:
+        mine = played(rollouts.trained("served", policy, full=False))
+    assert mine == played(rollouts.trained("local", fake_world.Walker()))
+    assert len(client) == 4 and all(one.closed and one.token == "secret" for one in client)
+    assert sum(len(one.sizes) for one in client) == sum(-(-length // 2) for *_, length in mine)
+
+
+def test_where_a_policy_is_decides_what_its_results_hang_on(client, tmp_path):
+    assert policies.origin("ws://127.0.0.1:8000") == "checkpoint abc" and client[0].closed
+    (tmp_path / "state").mkdir()
+    before = policies.origin(str(tmp_path))
+    assert str(tmp_path) in before and policies.origin(str(tmp_path)) == before
+    os.utime(tmp_path / "state", (1, 1))
+    assert policies.origin(str(tmp_path)) != before
+
+
+def test_trouble_with_a_server_is_one_line(client, monkeypatch):
+    with pytest.raises(errors.UserError, match="ws://nowhere:1: unreachable"), policies.opened("ws://nowhere:1"):
+        pass
+    image = np.zeros((2, 16, 16, 3), np.uint8)
+    with pytest.raises(errors.UserError, match="ws://here:1: busy"), policies.opened("ws://here:1") as policy:
+        policy.infer({"image": image, "instruction": ["go to 1", "refuse"], "proprio": np.zeros((2, 1))})
     monkeypatch.setitem(sys.modules, "lapa_client", None)
-    with pytest.raises(errors.UserError, match="ws://127.0.0.1:8000 needs the client package: run `pip install"):
-        policies.open_policy("ws://127.0.0.1:8000")
+    with pytest.raises(errors.UserError, match="need the client: run `pip install ./client`"):
+        policies.origin("ws://127.0.0.1:8000")
 
 
 def test_the_tabletop_is_the_same_in_other_processes():
     pytest.importorskip("pybullet", reason="PyBullet is not installed (extra [tabletop])")
-    from lapa_jax import chunking
-    from lapa_jax.evaluation.closed_loop import pools
-
     def played(processes):
         world = worlds.World("tabletop", {"split": "heldout"})
         starts = rollouts.starts(world.families(), 8, "expert")

@@ -44,14 +44,22 @@ def open_pool(world: worlds.World, size: int, num_processes: int, timeout: float
         timeout: seconds within which a process has to give one answer. This process cannot be timed.
 
     Raises:
-        UserError: a number that makes no sense.
+        UserError: see `check`.
+    """
+    check(size, num_processes, timeout)
+    return Processes(world, size, min(num_processes, size), timeout) if num_processes else Here(world, size)
+
+
+def check(size: int, num_processes: int, timeout: float) -> None:
+    """
+    Raises:
+        UserError: one of the numbers makes no sense.
     """
     if size < 1 or num_processes < 0 or not timeout > 0:
         raise errors.UserError(
             f"batch_size={size}, num_processes={num_processes}, timeout={timeout}: "
             "give 1 or more, 0 or more, and a time above 0"
         )
-    return Processes(world, size, min(num_processes, size), timeout) if num_processes else Here(world, size)
 
 
 class _Named:

@@ -1,0 +1,75 @@
+"""A policy behind a server, which answers as one in this process does."""
+
+import queue
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from lapa_jax import errors
+
+CONNECTIONS = 16
+"""The rows of a batch are asked for at the same time, so that the server can answer several in one call."""
+
+
+class Served:
+    """A policy by the address of its server, ws://HOST:PORT.
+
+    Attributes:
+        metadata: what the server says of it.
+
+    Raises:
+        UserError: no server there, one that refuses, or the client package is missing.
+    """
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        self._address, self._token = address, token
+        self._idle: queue.SimpleQueue = queue.SimpleQueue()
+        self._all = [self._connect()]
+        self._idle.put(self._all[0])
+        self.metadata: Mapping[str, Any] = self._all[0].metadata
+        self._threads = futures.ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="served")
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """As `Policy.infer`, for one observation or a batch of them.
+
+        Raises:
+            UserError: the server refuses, or is gone.
+        """
+        if isinstance(observation["instruction"], str):
+            return {"actions": self._one(observation)}
+        count = len(observation["instruction"])
+        while len(self._all) < min(count, CONNECTIONS):
+            self._all.append(self._connect())
+            self._idle.put(self._all[-1])
+        rows = [{name: value[i] for name, value in observation.items()} for i in range(count)]
+        return {"actions": np.stack(list(self._threads.map(self._one, rows)))}
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for client in self._all:
+            client.close()
+
+    def _one(self, observation: Mapping[str, Any]) -> np.ndarray:
+        client = self._idle.get()
+        try:
+            return client.infer(observation)["actions"]
+        except _package().ServerError as error:
+            raise errors.UserError(f"{self._address}: {error}") from error
+        finally:
+            self._idle.put(client)
+
+    def _connect(self) -> Any:
+        try:
+            return _package().Client(self._address, token=self._token)
+        except (_package().ServerError, ValueError) as error:
+            raise errors.UserError(f"{self._address}: {error}") from error
+
+
+def _package() -> Any:
+    try:
+        import lapa_client
+    except ImportError as error:
+        raise errors.UserError("policies behind a server need the client: run `pip install ./client`") from error
+    return lapa_client
