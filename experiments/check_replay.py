@@ -6,11 +6,11 @@
 Exit status 0: passed, 1: failed. WORKDIR/replay.json has the numbers.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
 import launch
-import numpy as np
 
 from lapa_jax.evaluation import recordings, replays, sanity
 from lapa_jax.evaluation.closed_loop import worlds
@@ -28,12 +28,8 @@ def tell(one: replays.Replay) -> dict[str, Any]:
     kind = "as recorded" if one.success == one.recorded else "otherwise than recorded"
     end = f"success {one.success}, {kind}, {one.steps} of {one.length} steps" if one.began else "begins otherwise"
     print(f"[replay] episode {one.number}, family {one.family}, seed {one.seed}: {end}", flush=True)
-    drift = {name: values.tolist() for name, values in one.drift.items() if np.isfinite(values).all()}
-    return {
-        "episode": one.number, "family": one.family, "seed": one.seed, "began": one.began, "success": one.success,
-        "recorded": one.recorded, "steps": one.steps, "length": one.length, "drift": drift,
-        "image_drift": one.image_drift if np.isfinite(one.image_drift) else None,
-    }  # fmt: skip
+    drift = {name: values.tolist() for name, values in one.drift.items()}
+    return dataclasses.asdict(one) | {"drift": drift}
 
 
 def main(_: Any) -> int:

@@ -40,14 +40,19 @@ class Line:
 def conclude(path: pathlib.Path, lines: Sequence[Line], details: Mapping[str, Any]) -> bool:
     """Prints the lines, writes them with `details` as JSON, and says whether all passed."""
     passed = all(line.passed for line in lines)
-    found = [
-        {
-            "name": line.name, "passed": line.passed, "value": line.value if math.isfinite(line.value) else None,
-            "threshold": line.threshold, "at_most": line.at_most,
-        }
-        for line in lines
-    ]  # fmt: skip
+    names = ("name", "passed", "value", "threshold", "at_most")
+    found = [{name: getattr(line, name) for name in names} for line in lines]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"passed": passed, "lines": found, **details}, indent=1) + "\n")
+    text = json.dumps(_finite({"passed": passed, "lines": found, **details}), indent=1, allow_nan=False)
+    path.write_text(f"{text}\n")
     print(*lines, "PASS" if passed else "FAIL", sep="\n", flush=True)
     return passed
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
