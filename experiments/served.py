@@ -9,6 +9,9 @@ import numpy as np
 
 from lapa_jax import errors
 
+ANSWER = ("actions", "latents")
+"""What is kept of an answer."""
+
 CONNECTIONS = 16
 """The rows of a batch are asked for at the same time, so that the server can answer several in one call."""
 
@@ -38,23 +41,24 @@ class Served:
             UserError: the server refuses, or is gone.
         """
         if isinstance(observation["instruction"], str):
-            return {"actions": self._one(observation)}
+            return self._one(observation)
         count = len(observation["instruction"])
         while len(self._all) < min(count, CONNECTIONS):
             self._all.append(self._connect())
             self._idle.put(self._all[-1])
         rows = [{name: value[i] for name, value in observation.items()} for i in range(count)]
-        return {"actions": np.stack(list(self._threads.map(self._one, rows)))}
+        found = list(self._threads.map(self._one, rows))
+        return {name: np.stack([one[name] for one in found]) for name in ANSWER if name in found[0]}
 
     def close(self) -> None:
         self._threads.shutdown()
         for client in self._all:
             client.close()
 
-    def _one(self, observation: Mapping[str, Any]) -> np.ndarray:
+    def _one(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         client = self._idle.get()
         try:
-            return client.infer(observation)["actions"]
+            return client.infer(observation)
         except _package().ServerError as error:
             raise errors.UserError(f"{self._address}: {error}") from error
         finally:

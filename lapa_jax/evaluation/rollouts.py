@@ -16,6 +16,9 @@ from lapa_jax import chunking, errors
 from lapa_jax.evaluation import filming
 from lapa_jax.evaluation.closed_loop import observations, pools, worlds
 
+LAST = "last_latents"
+"""Key of an observation: the latent action that the policy planned at its last look."""
+
 FIRST_SEED = 1 << 40
 """Episodes of evaluation never share a seed with a dataset (those stay far below)."""
 
@@ -29,6 +32,8 @@ class Player:
         driver: `policy`, or one of `closed_loop.drivers`.
         infer: of a policy, see `Policy.infer`.
         wanted: what a policy is shown.
+        remembered: numbers of the latent action that a policy is told of its last look; 0: it is not.
+        steps: that this policy expects between two looks; 0: any number.
         full: whether each batch is filled up to one size, so that a policy compiles once.
     """
 
@@ -36,6 +41,8 @@ class Player:
     driver: str = "policy"
     infer: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] | None = None
     wanted: observations.Wanted | None = None
+    remembered: int = 0
+    steps: int = 0
     full: bool = True
 
 
@@ -46,9 +53,10 @@ def scripted(name: str) -> Player:
 
 def trained(name: str, policy: Any, full: bool = True) -> Player:
     """A `Policy`, or anything that answers as one: `infer`, and `metadata` that says which cameras it wants."""
-    sees = getattr(policy, "metadata", None)
-    wanted = observations.Wanted.of(sees) if sees else observations.Wanted()
-    return Player(name, "policy", policy.infer, wanted, full)
+    sees = getattr(policy, "metadata", None) or {"cameras": ["image"], "proprio_dim": None}
+    history = sees.get("history", 0)
+    remembered = sees["code_length"] if history else 0
+    return Player(name, "policy", policy.infer, observations.Wanted.of(sees), remembered, history, full)
 
 
 def starts(families: Sequence[str], episodes: int, driver: str = "policy") -> list[worlds.Start]:
@@ -82,7 +90,7 @@ def play(
             for slot, start in begun.items()
         }
         for slot, view in pool.ask(commands).items():
-            playing[slot] = _Playing(begun[slot], chunks(), view)
+            playing[slot] = _Playing(begun[slot], chunks(), view, np.full(player.remembered, -1, np.int32))
         actions = _look(player, playing, pool.size)
         for slot, view in pool.ask({slot: ("go_on", (actions[slot],)) for slot in playing}).items():
             playing[slot].view = view
@@ -92,9 +100,12 @@ def play(
 
 @dataclasses.dataclass
 class _Playing:
+    """An episode that is played; `latents` int[N] are those of the last look, -1 before the first."""
+
     start: worlds.Start
     plan: chunking.Chunking
     view: worlds.View
+    latents: np.ndarray
 
 
 def _look(player: Player, playing: Mapping[int, _Playing], size: int) -> dict[int, np.ndarray | None]:
@@ -102,9 +113,22 @@ def _look(player: Player, playing: Mapping[int, _Playing], size: int) -> dict[in
     if player.infer is None:
         return dict.fromkeys(playing)
     rows = [one.view.observation for one in playing.values()]
+    if player.remembered:
+        rows = [{**row, LAST: one.latents} for row, one in zip(rows, playing.values(), strict=True)]
     rows += rows[:1] * (size - len(rows)) if player.full else []
-    chunk = _checked(player, player.infer(observations.batch(rows)), list(playing.values()), len(rows))
-    return {slot: one.plan.next(chunk[i : i + 1])[:, 0] for i, (slot, one) in enumerate(playing.items())}
+    answer = player.infer(observations.batch(rows))
+    chunk = _checked(player, answer, list(playing.values()), len(rows))
+    planned = {}
+    for i, (slot, one) in enumerate(playing.items()):
+        planned[slot] = one.plan.next(chunk[i : i + 1])[:, 0]
+        if player.remembered:
+            one.latents = np.asarray(answer["latents"][i])
+    if player.steps and any(len(actions) != player.steps for actions in planned.values()):
+        raise errors.UserError(
+            f"policy {player.name} is told the latents of {player.steps} steps before and looks every "
+            f"{len(next(iter(planned.values())))}: set execute={player.steps}, and no ensemble"
+        )
+    return planned
 
 
 def _checked(player: Player, answer: Mapping[str, Any], playing: Sequence[_Playing], size: int) -> np.ndarray:

@@ -109,6 +109,27 @@ def test_a_policy_without_metadata_is_shown_image_and_instruction():
     play(rollouts.trained("plain", Plain()), episodes=2)
 
 
+class Rememberer(fake_world.Walker):
+    """Its speed hangs on the latents that it is told, which count its looks."""
+
+    metadata = fake_world.Walker.metadata | {"history": 2, "code_length": 2}
+
+    def infer(self, observation):
+        told = observation["last_latents"]
+        assert told.shape == (len(observation["image"]), 2) and told.dtype == np.int32
+        slow = 1 / (2 + told[:, 0].astype(np.float32))[:, None, None]
+        return {"actions": super().infer(observation)["actions"] * slow, "latents": told + 1}
+
+
+def test_a_policy_is_told_what_it_planned_at_its_last_look():
+    """Of the same episode; -1 before the first."""
+    alone = play(rollouts.trained("r", Rememberer()), size=1)
+    assert play(rollouts.trained("r", Rememberer()), size=5, processes=1) == alone
+    assert alone != play(walker(), size=1)
+    with pytest.raises(errors.UserError, match="of 2 steps before and looks every 3: set execute=2"):
+        play(rollouts.trained("r", Rememberer()), execute=3)
+
+
 @pytest.mark.parametrize(
     "metadata, message",
     [
