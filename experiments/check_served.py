@@ -32,6 +32,10 @@ def training_data(config: Any) -> tuple[episodes_lib.Episodes, statistics.Statis
     return few, statistics.cached(few, "action", data.normalisation, data.cache)
 
 
+RATIOS = {"train_mse": "train_ratio", "val_mse": "held_out_ratio"}
+"""What a run may tell of its own error, the best first -> the threshold that goes with it."""
+
+
 def reference(folder: str) -> tuple[str, float]:
     """(name, value) of the run's own error: on its training episodes where it tells, else on held-out ones.
 
@@ -39,11 +43,11 @@ def reference(folder: str) -> tuple[str, float]:
         UserError: the run is not finished.
     """
     path = pathlib.Path(folder) / "summary.json"
-    if not path.exists():
-        raise errors.UserError(f"{folder} has no summary.json: give the folder of a finished finetune run")
-    summary = json.loads(path.read_text())
-    name = "train_mse" if "train_mse" in summary else "val_mse"
-    return name, summary[name]
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    for name in RATIOS:
+        if name in summary:
+            return name, summary[name]
+    raise errors.UserError(f"{path} tells no error: give the folder of a finished finetune run")
 
 
 def main(_: Any) -> int:
@@ -60,7 +64,8 @@ def main(_: Any) -> int:
         hashes = [getattr(one, "metadata", {}).get("checkpoint") for one in (local, served)]
     same = hashes[0] == hashes[1] if all(hashes) else None
     details = {"server": config.server, "steps": len(chosen), name: error, **dataclasses.asdict(found)}
-    lines = deployed.lines(found, error, same, config.thresholds)
+    limits = config.thresholds.to_dict()
+    lines = deployed.lines(found, error, same, limits | {"error_ratio": limits[RATIOS[name]]})
     return int(not sanity.conclude(pathlib.Path(WORKDIR.value) / "served.json", lines, details))
 
 

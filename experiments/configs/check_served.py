@@ -18,7 +18,8 @@ def get_config(size: str = "base") -> ConfigDict:
     config.directory = placeholder(str)  # the dataset, where it is elsewhere than in training
     config.thresholds = dict(
         difference=1e-3,  # of normalised actions, between the server and the policy in this process
-        error_ratio=1.5,  # error over that of the run: on its training steps, or else on held-out ones
+        train_ratio=1.25,  # error over that of the run on its training steps, where the run tells it
+        held_out_ratio=1.0,  # or else over that on held-out ones, which is larger
         mean_ratio=0.8,  # error over that of always answering the mean
     )
     return common.resize(config, size, SIZES)

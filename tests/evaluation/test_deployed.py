@@ -152,7 +152,8 @@ def check(programs, load_config, tabletop_dataset, tmp_path, monkeypatch):
             close = staticmethod(lambda: None)
 
         monkeypatch.setitem(sys.modules, "lapa_client", types.SimpleNamespace(Client=Client, ServerError=Refused))
-        given = {"policy": str(folder), "server": "ws://here:1", "thresholds.error_ratio": 1e9} | changes
+        given = {"policy": str(folder), "server": "ws://here:1"}
+        given |= {"thresholds.train_ratio": 1e9, "thresholds.held_out_ratio": 1e9} | changes
         program.CONFIG.value = load_config("check_served", **given)
         program.WORKDIR.value = str(tmp_path / "served")
         return program.main([]), json.loads((tmp_path / "served" / "served.json").read_text())
@@ -182,8 +183,10 @@ def test_another_checkpoint_fails(check):
 def test_the_error_of_the_training_comes_first(check, tmp_path):
     (tmp_path / "finetune" / "summary.json").write_text(json.dumps({"val_mse": 1.0, "train_mse": 0.5}))
     assert check(Policy())[1]["train_mse"] == 0.5
+    changes = {"thresholds.mean_ratio": 1e9, "thresholds.train_ratio": 1e-9}
+    assert [one["passed"] for one in check(Policy(), **changes)[1]["lines"]] == [True, True, False, True]
     (tmp_path / "finetune" / "summary.json").unlink()
-    with pytest.raises(errors.UserError, match="has no summary.json: give the folder of a finished"):
+    with pytest.raises(errors.UserError, match="summary.json tells no error: give the folder of a finished"):
         check(Policy())
 
 
