@@ -144,14 +144,12 @@ def lines(
             found.difference, thresholds["difference"],
             f"server and policy are not shown the same, or do not do the same: {why}",
         ),
-        sanity.Line(
-            "error_ratio", f"error {found.error:.4g}, the run's own {reference:.4g}",
-            _ratio(found.error, reference), thresholds["error_ratio"],
+        _ratio(
+            "error_ratio", found.error, "the run's own", reference, thresholds,
             "the policy is shown other images than in training, or another dataset's",
         ),
-        sanity.Line(
-            "mean_ratio", f"error {found.error:.4g}, of always answering the mean {found.mean_error:.4g}",
-            _ratio(found.error, found.mean_error), thresholds["mean_ratio"],
+        _ratio(
+            "mean_ratio", found.error, "that of always answering the mean,", found.mean_error, thresholds,
             "the policy does no better than no policy: it is not trained, or its images tell it nothing",
         ),
     ]  # fmt: skip
@@ -165,5 +163,8 @@ def _checkpoint(same: bool | None) -> list[sanity.Line]:
     return [sanity.Line("checkpoint", says, float(same), 1.0, hint, at_most=False)]
 
 
-def _ratio(error: float, of: float) -> float:
-    return error / of if of > 0 else np.nan
+def _ratio(
+    name: str, error: float, of: str, other: float, thresholds: Mapping[str, float], hint: str
+) -> sanity.Line:
+    ratio = error / other if other > 0 else np.nan
+    return sanity.Line(name, f"error {error:.4g} is {ratio:.2f} of {of} {other:.4g}", ratio, thresholds[name], hint)
