@@ -7,8 +7,8 @@ from typing import Any
 
 import served
 
-from lapa_jax import checkpoints, errors
-from lapa_jax.policy import Policy
+from lapa_jax import errors
+from lapa_jax.policy import Policy, digest
 
 ADDRESSES = ("ws://", "wss://")
 TOKEN = "LAPA_TOKEN"
@@ -34,16 +34,15 @@ def opened(where: str) -> Iterator[Any]:
 
 
 def origin(where: str) -> str:
-    """What results of a policy depend on: a checkpoint and when it was written, or the hash that a server tells.
+    """What results of a policy depend on: the hash of its checkpoint, by whatever way it is reached.
 
     Raises:
         UserError: a folder without a checkpoint, or no server there.
     """
-    if is_address(where):
-        with opened(where) as policy:
-            return f"checkpoint {policy.metadata['checkpoint']}"
-    folder = checkpoints.resolve(where)
-    return f"{folder} of {(folder / 'state').stat().st_mtime_ns}"
+    if not is_address(where):
+        return f"checkpoint {digest(where)}"
+    with opened(where) as policy:
+        return f"checkpoint {policy.metadata['checkpoint']}"
 
 
 def named(pairs: str | None) -> dict[str, str]:

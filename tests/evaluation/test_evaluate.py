@@ -236,13 +236,17 @@ def test_a_server_gives_the_same_results(client, monkeypatch, processes):
     assert sum(len(one.sizes) for one in client) == sum(-(-length // 2) for *_, length in mine)
 
 
-def test_where_a_policy_is_decides_what_its_results_hang_on(client, tmp_path):
+def test_results_hang_on_the_checkpoint_and_not_on_where_it_is(client, tmp_path):
     assert policies.origin("ws://127.0.0.1:8000") == "checkpoint abc" and client[0].closed
-    (tmp_path / "state").mkdir()
-    before = policies.origin(str(tmp_path))
-    assert str(tmp_path) in before and policies.origin(str(tmp_path)) == before
-    os.utime(tmp_path / "state", (1, 1))
-    assert policies.origin(str(tmp_path)) != before
+    for folder in ("one", "copy"):
+        (tmp_path / folder / "state").mkdir(parents=True)
+        (tmp_path / folder / "state" / "weights").write_text("1")
+    before = policies.origin(str(tmp_path / "one"))
+    assert policies.origin(str(tmp_path / "copy")) == before
+    (tmp_path / "one" / "state" / "weights").write_text("2")
+    assert policies.origin(str(tmp_path / "one")) != before
+    with pytest.raises(errors.UserError, match="no checkpoint under .*nowhere"):
+        policies.origin(str(tmp_path / "nowhere"))
 
 
 def test_trouble_with_a_server_is_one_line(client, monkeypatch):
