@@ -19,8 +19,8 @@ CONFIG, WORKDIR = launch.define("check_replay")
 
 
 def world_of(config: Any, image_size: int) -> worlds.World:
-    split = {"split": config.env_split} if config.env_split else {}
-    return worlds.World(config.env, split | {"image_size": config.image_size or image_size})
+    """The environment, with images of the recorded size."""
+    return worlds.World.of(config.env, config.env_split, config.env_args, image_size=image_size)
 
 
 def tell(one: replays.Replay) -> dict[str, Any]:

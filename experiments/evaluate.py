@@ -52,7 +52,7 @@ def player_of(name: str, where: str | None) -> Iterator[rollouts.Player]:
 
 
 def world_of(config: Any) -> worlds.World:
-    return worlds.World(config.env, {"split": config.env_split} if config.env_split else {})
+    return worlds.World.of(config.env, config.env_split, config.env_args)
 
 
 def count(episodes: Sequence[filming.Episode]) -> dict[str, Any]:

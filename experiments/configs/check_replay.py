@@ -14,7 +14,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config = common.get_common()
     config.env = "tabletop"
     config.env_split = "labelled"  # of the environment, as the recorder had it; "": it has no splits
-    config.image_size = placeholder(int)  # of the environment; None: that of the recorded images
+    config.env_args = ""  # its further arguments, as JSON: {"camera": "corner2"}
     config.episodes = 50  # that are replayed, evenly over the split
     config.data = dict(directory="datasets", split="labelled", cache=placeholder(str))  # RLDS, see docs/data.md
     config.thresholds = dict(

@@ -14,6 +14,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config = common.get_common()
     config.env = "tabletop"
     config.env_split = "heldout"  # objects and wordings that no labelled episode names; "": it has no splits
+    config.env_args = ""  # its further arguments, as JSON: {"camera": "corner2"}
     config.families = ()  # task families; none named: all of the environment
     config.episodes = 1000  # seeded, the same for every policy; split evenly over the families
     config.batch_size = 32  # episodes that are played at a time, and observations in a call of the policy

@@ -244,6 +244,15 @@ def test_families_are_checked():
         fake_world.World().families(("up",))
 
 
+def test_a_world_is_what_a_config_says():
+    world = worlds.World.of("line", "heldout", '{"camera": "top", "size": 3}', size=2)
+    assert world == worlds.World("line", {"split": "heldout", "camera": "top", "size": 3})
+    assert worlds.World.of("line").kwargs == {}
+    for wrong in ("{", "[1]", "camera=top"):
+        with pytest.raises(errors.UserError, match="env_args=.*give a JSON object"):
+            worlds.World.of("line", "", wrong)
+
+
 @pytest.mark.parametrize("size, processes, timeout", [(0, 0, 1), (1, -1, 1), (1, 0, 0)])
 def test_numbers_that_make_no_sense_are_refused(size, processes, timeout):
     with pytest.raises(errors.UserError, match=f"batch_size={size}, num_processes={processes}"):

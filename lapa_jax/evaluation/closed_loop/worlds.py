@@ -1,6 +1,7 @@
 """An environment by name, and one episode of it. Worker processes get these, so nothing here may load jax."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,25 @@ class World:
 
     name: str
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, split: str = "", arguments: str = "", **more: Any) -> "World":
+        """From what a config says.
+
+        Args:
+            split: is passed on unless it is empty.
+            arguments: further ones of the environment, as a JSON object; empty: none.
+
+        Raises:
+            UserError: they are no JSON object.
+        """
+        try:
+            given = json.loads(arguments or "{}")
+        except ValueError:
+            given = None
+        if not isinstance(given, dict):
+            raise errors.UserError(f"env_args={arguments}: give a JSON object, {{\"camera\": \"corner2\"}}")
+        return cls(name, ({"split": split} if split else {}) | more | given)
 
     def make(self, *families: str) -> Any:
         """The environment for these task families; for all where none is named."""
