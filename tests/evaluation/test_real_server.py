@@ -24,6 +24,7 @@ def serve():
     def start(policy):
         policy.metadata = ABOUT | policy.metadata
         running.append(servers.Running(policy).until_ready())
+        policy.sizes.clear()  # those of warming up
         return running[-1]
 
     yield start
