@@ -77,17 +77,20 @@ class Progress:
         self._left = {start.family: 0 for start in starts}
         for start in starts:
             self._left[start.family] += 1
-        self._hits, self._all = dict.fromkeys(self._left, 0), dict(self._left)
+        self._won: dict[str, list[int]] = {family: [] for family in self._left}
+        self._all = dict(self._left)
         for episode in done:
             self.note(episode, quiet=True)
 
     def note(self, episode: filming.Episode, quiet: bool = False) -> None:
         family = episode.family
         self._left[family] -= 1
-        self._hits[family] += episode.success
+        if episode.success:
+            self._won[family].append(episode.length)
         if not self._left[family] and not quiet:
-            seconds = time.perf_counter() - self._begun
-            line = f"{self._name} {family}: {self._hits[family]}/{self._all[family]} after {seconds:.1f} s"
+            won, seconds = self._won[family], time.perf_counter() - self._begun
+            steps = f" in {statistics.mean(won):.1f} steps" if won else ""
+            line = f"{self._name} {family}: {len(won)}/{self._all[family]}{steps}, after {seconds:.1f} s"
             print(f"[evaluate] {line}", flush=True)
 
 
