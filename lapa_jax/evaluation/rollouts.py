@@ -123,12 +123,16 @@ def _look(player: Player, playing: Mapping[int, _Playing], size: int) -> dict[in
         planned[slot] = one.plan.next(chunk[i : i + 1])[:, 0]
         if player.remembered:
             one.latents = np.asarray(answer["latents"][i])
-    if player.steps and any(len(actions) != player.steps for actions in planned.values()):
-        raise errors.UserError(
-            f"policy {player.name} is told the latents of {player.steps} steps before and looks every "
-            f"{len(next(iter(planned.values())))}: set execute={player.steps}, and no ensemble"
-        )
+        _check_steps(player, len(planned[slot]))
     return planned
+
+
+def _check_steps(player: Player, count: int) -> None:
+    if player.steps and count != player.steps:
+        raise errors.UserError(
+            f"policy {player.name} is told the latents of {player.steps} steps before and looks every {count}: set "
+            f"execute={player.steps}, and no ensemble"
+        )
 
 
 def _checked(player: Player, answer: Mapping[str, Any], playing: Sequence[_Playing], size: int) -> np.ndarray:
