@@ -12,6 +12,9 @@ from lapa_jax import errors
 ANSWER = ("actions", "latents")
 """What is kept of an answer."""
 
+TOLD = ("cameras", "proprio_dim", "checkpoint")
+"""What has to be known of a policy, from the metadata of its server."""
+
 CONNECTIONS = 16
 """The rows of a batch are asked for at the same time, so that the server can answer several in one call."""
 
@@ -31,7 +34,11 @@ class Served:
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         self._all = [self._connect()]
         self._idle.put(self._all[0])
-        self.metadata: Mapping[str, Any] = self._all[0].metadata
+        try:
+            self.metadata = _checked(address, self._all[0].metadata)
+        except errors.UserError:
+            self._all[0].close()
+            raise
         self._threads = futures.ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="served")
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -69,6 +76,14 @@ class Served:
             return _package().Client(self._address, token=self._token)
         except (_package().ServerError, ValueError) as error:
             raise errors.UserError(f"{self._address}: {error}") from error
+
+
+def _checked(address: str, metadata: Any) -> Mapping[str, Any]:
+    """What a policy is driven by. Servers of others speak the protocol and tell something else."""
+    missing = [name for name in TOLD if not isinstance(metadata, Mapping) or name not in metadata]
+    if missing:
+        raise errors.UserError(f"{address} tells no {missing[0]} of its policy: it is no server of this project")
+    return metadata
 
 
 def _package() -> Any:

@@ -257,6 +257,10 @@ def test_trouble_with_a_server_is_one_line(client, monkeypatch):
     image = np.zeros((2, 16, 16, 3), np.uint8)
     with pytest.raises(errors.UserError, match="ws://here:1: busy"), policies.opened("ws://here:1") as policy:
         policy.infer({"image": image, "instruction": ["go to 1", "refuse"], "proprio": np.zeros((2, 1))})
+    monkeypatch.setattr(sys.modules["lapa_client"].Client, "metadata", {"cameras": ["image"]})
+    with pytest.raises(errors.UserError, match="ws://here:1 tells no proprio_dim of its policy: it is no"):
+        policies.origin("ws://here:1")
+    assert client[-1].closed
     monkeypatch.setitem(sys.modules, "lapa_client", None)
     with pytest.raises(errors.UserError, match="need the client: run `pip install ./client`"):
         policies.origin("ws://127.0.0.1:8000")
