@@ -15,8 +15,8 @@ from lapa_jax.envs import adapters
 from lapa_jax.errors import UserError
 
 INSTALL = (
-    "clone github.com/google-research/language-table, put it on PYTHONPATH "
-    "and `pip install gymnasium 'gym<=0.23.0' pybullet scipy opencv-python-headless absl-py`"
+    "clone github.com/google-research/language-table, put it on PYTHONPATH and `pip install gymnasium 'gym<=0.23.0' "
+    "pybullet scipy opencv-python-headless absl-py six tensorflow-cpu`"
 )
 gymnasium = adapters.require("gymnasium", "language_table", INSTALL)
 
@@ -48,9 +48,10 @@ class LanguageTableEnv(gymnasium.Env):
     effector's (x, y) in metres (`effector_translation`, as in the datasets). Action: float32[2], the displacement
     of the effector's target in metres, clipped to +-0.1. `info` has `family`, `success` and `instruction`.
 
-    Every episode has a simulator of its own: the package's reset leaves joint motors where the last episode put
-    them (a TODO in `_reset_poses_randomly`) and draws some wordings of `separate` from numpy's global generator.
-    Boards are not screened by the package's planner, as eval/main.py does.
+    Every episode has a simulator of its own, and its start draws from numpy's global generator as we seed it: the
+    package's reset leaves joint motors where the last episode put them (a TODO in `_reset_poses_randomly`), and
+    rewards/separate_blocks.py words its instructions by that generator. eval/main.py plays only boards for which
+    the package's planner finds a way; here all are played.
 
     Args:
         families: the tasks to draw from, a subset of `REWARDS`.

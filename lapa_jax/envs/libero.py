@@ -50,8 +50,9 @@ def make(**kwargs: Any) -> "LiberoEnv":
 class LiberoEnv(gymnasium.Env):
     """A Panda arm at a table, 20 Hz; reward 1 on success, which ends the episode.
 
-    Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what the renderer gives;
-    `instruction` str; `proprio` float32[8]: gripper position in metres (3), its orientation as axis-angle in
+    Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what LIBERO gives, which
+    is bottom row first; so they stand upright and are mirrored, left for right, as in the public datasets.
+    `instruction` str. `proprio` float32[8]: gripper position in metres (3), its orientation as axis-angle in
     radians (3), two finger positions in metres. Action: float32[7] within +-1, see `action_space_description`.
     `info` has `family`, `success`, `instruction` and `initial_state`.
 
