@@ -61,8 +61,9 @@ def test_a_seed_is_an_episode(make, family):
     env = make(families=(family,))
     first = episode(env, seed=1 << 40)
     episode(env, seed=3)
-    np.random.seed(11)
-    assert same(first, episode(env, seed=1 << 40))
+    for drawn in range(8):
+        np.random.seed(drawn)
+        assert same(first, episode(env, seed=1 << 40))
     assert not same(first, episode(env, seed=(1 << 40) + 1))
 
 
