@@ -1,5 +1,5 @@
 # /// script
-# requires-python = "~=3.11"
+# requires-python = ">=3.11,<3.12"
 # dependencies = ["vla-eval>=0.8,<0.9", "lapa_jax"]
 #
 # [tool.uv.sources]

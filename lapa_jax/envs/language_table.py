@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa_jax.envs import adapters
+from lapa_jax.envs import adapters, checks
 from lapa_jax.errors import UserError
 
 INSTALL = (
@@ -63,23 +63,28 @@ class LanguageTableEnv(gymnasium.Env):
     Raises UserError for an unknown family or block mode, a number below 1, or a missing package.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    action_space_description = {
-        "names": ["dx", "dy"],
-        "units": ["m", "m"],
-        "convention": "displacement of the effector's target in the board's frame, per step of 0.1 s; no gripper",
+    metadata = {
+        "render_modes": ["rgb_array"],
+        "render_fps": 10,
+        "action": {
+            "names": ["dx", "dy"],
+            "units": "metres",
+            "convention": "delta, effector's target, board's frame: +x towards the camera, +y to its right",
+        },
+        "proprio": {"effector_translation": ["x", "y"]},
+        "proprio_units": "metres",
     }
 
     def __init__(
         self,
-        families: Sequence[str] | None = None,
+        families: Sequence[str] = tuple(REWARDS),
         image_size: int | None = None,
         block_mode: str = "BLOCK_8",
         max_steps: int = MAX_STEPS,
         render_mode: str | None = None,
     ):
-        adapters.positive(image_size=image_size, max_steps=max_steps)
-        self.families = adapters.chosen(families, tuple(REWARDS), "language_table")
+        checks.positive(image_size=1 if image_size is None else image_size, max_steps=max_steps)
+        self.families = checks.families(families, tuple(REWARDS), "language_table")
         self.max_steps, self.image_size, self.render_mode = max_steps, image_size, render_mode
         self.num_steps, self._simulator, self._observation = 0, None, None
         self._family = self.families[0]
@@ -127,8 +132,8 @@ class LanguageTableEnv(gymnasium.Env):
         """Moves the effector's target; raises UserError for an action that is not two finite numbers."""
         if self._simulator is None:
             raise UserError("Language Table has no episode yet: call reset() before step()")
-        space = self.action_space
-        raw, _, done, _ = self._simulator.step(adapters.checked_action(action, space.low, space.high))
+        action = checks.action(action, 2, "metres along x and y")
+        raw, _, done, _ = self._simulator.step(np.clip(action, -ACTION_LIMIT, ACTION_LIMIT))
         self.num_steps += 1
         self._observation, success = self._look(raw), bool(done)
         truncated = self.num_steps >= self.max_steps and not success
@@ -163,9 +168,7 @@ def decode(codes: np.ndarray) -> str:
 
 def _block_mode(name: str) -> Any:
     variants = importlib.import_module("language_table.environments.blocks").LanguageTableBlockVariants
-    if name not in variants.__members__:
-        raise UserError(f"unknown block mode {name!r}: choose one of {', '.join(variants.__members__)}")
-    return variants[name]
+    return variants[checks.choice(name, tuple(variants.__members__), "block mode")]
 
 
 def _reward(family: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa_jax.envs import adapters
+from lapa_jax.envs import adapters, checks
 from lapa_jax.errors import UserError
 
 INSTALL = "run `pip install hf-libero gymnasium` (Linux; what else it takes: docs/other-simulators.md)"
@@ -31,10 +31,10 @@ NOTHING = (0.0,) * 6 + (-1.0,)  # no movement, gripper opening
 SIMULATOR_SEED = 0  # OpenVLA's; openpi notes that it moves objects although the initial state is fixed
 
 GRIPPERS = {
-    "close_positive": ((-1.0, 1.0), lambda g: g),
-    "open_01": ((0.0, 1.0), lambda g: 1.0 - 2.0 * g),
+    "close_positive": ((-1.0, 1.0), lambda g: g, "gripper -1 opens, +1 closes"),
+    "open_01": ((0.0, 1.0), lambda g: 1.0 - 2.0 * g, "gripper 1 opens, 0 closes"),
 }
-"""Convention -> range, and map to LIBERO's own: -1 opens, +1 closes (robosuite: panda_gripper.py format_action).
+"""Convention -> range, map to LIBERO's own, and words. Its own: -1 opens, +1 closes (robosuite: panda_gripper.py format_action).
 
 `close_positive` is that of LIBERO's demonstrations; `open_01`, 1 open and 0 closed, that of OpenVLA's RLDS copies.
 """
@@ -53,44 +53,55 @@ class LiberoEnv(gymnasium.Env):
     Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what LIBERO gives, which
     is bottom row first; so they stand upright and are mirrored, left for right, as in the public datasets.
     `instruction` str. `proprio` float32[8]: gripper position in metres (3), its orientation as axis-angle in
-    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `action_space_description`.
-    `info` has `family`, `success`, `instruction` and `initial_state`.
+    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `metadata["action"]`. `info` has `family`, `success`, `instruction` and `initial_state`.
 
     Args:
-        suite: a name in `SUITES`.
+        split: the suite, a name in `SUITES`.
         families: names of the suite's tasks to draw from; None: all.
         image_size: side of the rendered images in pixels; 256 is what public datasets have.
         gripper: convention of the action's last number, a name in `GRIPPERS`.
         max_steps: an episode is truncated after this many steps; None: the suite's.
         render_mode: None or "rgb_array"; `render()` returns the image either way.
 
-    Raises UserError for an unknown suite, family or gripper, a number below 1, or a missing package.
+    Raises UserError for an unknown split, family or gripper, a number below 1, or a missing package.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {
+        "render_modes": ["rgb_array"],
+        "render_fps": 20,
+        "action": {
+            "names": ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+            "units": "dx to dz: 5 cm; drx to drz: 0.5 rad",
+            "convention": "delta, gripper, world frame, rotation as axis-angle",
+        },
+        "proprio": {
+            "eef_pos": ["x", "y", "z"], "eef_axis_angle": ["rx", "ry", "rz"], "gripper_qpos": ["left", "right"],
+        },
+        "proprio_units": "metres, radians",
+    }
+    """Of actions: OSC_POSE of robosuite 1.4 (controllers/config/osc_pose.json, utils/control_utils.py)."""
 
     def __init__(
         self,
-        suite: str = "libero_spatial",
+        split: str = "libero_spatial",
         families: Sequence[str] | None = None,
         image_size: int = 256,
         gripper: str = "close_positive",
         max_steps: int | None = None,
         render_mode: str | None = None,
     ):
-        if suite not in SUITES:
-            raise UserError(f"unknown LIBERO suite {suite!r}: choose one of {', '.join(SUITES)}")
-        if gripper not in GRIPPERS:
-            raise UserError(f"unknown gripper convention {gripper!r}: choose one of {', '.join(GRIPPERS)}")
-        adapters.positive(image_size=image_size, max_steps=max_steps)
-        self.max_steps, self.image_size, self.render_mode = max_steps or SUITES[suite], image_size, render_mode
-        self._benchmark = _suite(suite)
+        longest = SUITES[checks.choice(split, tuple(SUITES), "LIBERO suite")]
+        (low, high), self._to_gripper, words = GRIPPERS[checks.choice(gripper, tuple(GRIPPERS), "gripper convention")]
+        self.max_steps = longest if max_steps is None else max_steps
+        checks.positive(image_size=image_size, max_steps=self.max_steps)
+        self.image_size, self.render_mode = image_size, render_mode
+        self._benchmark = _suite(split)
         self._tasks = dict(zip(self._benchmark.get_task_names(), range(self._benchmark.n_tasks), strict=True))
-        self.families = adapters.chosen(families, tuple(self._tasks), suite)
+        self.families = checks.families(tuple(self._tasks) if families is None else families, self._tasks, split)
         self.num_steps, self._observation, self._family, self._state = 0, None, self.families[0], 0
         self._simulator, self._simulated = None, None
-        (low, high), self._to_gripper = GRIPPERS[gripper]
-        self.action_space_description = _description(gripper)
+        self.metadata = {**self.metadata, "action": {**self.metadata["action"], "gripper": gripper}}
+        self.metadata["action"]["convention"] += f"; {words}"
         self.action_space = gymnasium.spaces.Box(
             np.float32([-1] * 6 + [low]), np.float32([1] * 6 + [high]), dtype=np.float32
         )
@@ -130,7 +141,8 @@ class LiberoEnv(gymnasium.Env):
         """Moves the arm; raises UserError for an action that is not seven finite numbers."""
         if self._simulator is None:
             raise UserError("LIBERO has no episode yet: call reset() before step()")
-        command = adapters.checked_action(action, self.action_space.low, self.action_space.high)
+        command = checks.action(action, 7, "dx, dy, dz, drx, dry, drz and gripper")
+        command = np.clip(command, self.action_space.low, self.action_space.high).astype(np.float64)
         command[-1] = self._to_gripper(command[-1])
         raw, _, done, _ = self._simulator.step(command.tolist())
         self.num_steps += 1
@@ -218,17 +230,6 @@ def _simulator(suite: Any, index: int, image_size: int) -> Any:
     return envs.OffScreenRenderEnv(
         bddl_file_name=suite.get_task_bddl_file_path(index), camera_heights=image_size, camera_widths=image_size
     )
-
-
-def _description(gripper: str) -> dict[str, Any]:
-    """Scales and frame: OSC_POSE of robosuite 1.4 (controllers/config/osc_pose.json, utils/control_utils.py)."""
-    signs = {"close_positive": "gripper: +1 closes, -1 opens", "open_01": "gripper: 1 opens, 0 closes"}
-    return {
-        "names": ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
-        "units": ["0.05 m"] * 3 + ["0.5 rad"] * 3 + ["1"],
-        "convention": f"displacement of the gripper in the world frame and axis-angle turn, per step of 0.05 s; "
-        f"{signs[gripper]}",
-    }
 
 
 def _observation_space(image_size: int) -> Any:

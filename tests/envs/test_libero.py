@@ -100,7 +100,8 @@ def test_gripper_conventions(make, gripper, close, open_):
     for value, sent in ((close, 1.0), (open_, -1.0), ((close + open_) / 2, 0.0), (beyond, 1.0)):
         env.step(np.array([0, 0, 0, 0, 0, 0, value]))
         assert env._simulator.actions[-1][-1] == sent
-    assert gripper != "open_01" or "1 opens, 0 closes" in env.action_space_description["convention"]
+    said = {"close_positive": "gripper -1 opens, +1 closes", "open_01": "gripper 1 opens, 0 closes"}[gripper]
+    assert said in env.metadata["action"]["convention"] and env.metadata["action"]["gripper"] == gripper
 
 
 def test_grasping_is_success(make):
@@ -115,7 +116,7 @@ def test_grasping_is_success(make):
 
 
 def test_episodes_are_as_long_as_the_suite_says(make):
-    assert make(suite="libero_10").max_steps == 520
+    assert make(split="libero_10").max_steps == 520
     env = make(max_steps=2)
     env.reset(seed=0)
     assert [env.step(STILL)[3] for _ in range(2)] == [False, True]
@@ -159,7 +160,7 @@ def test_bad_actions(make, action):
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"suite": "libero_100"}, "unknown LIBERO suite 'libero_100': choose one of libero_spatial"),
+        ({"split": "libero_100"}, "unknown LIBERO suite 'libero_100': choose one of libero_spatial"),
         ({"families": ("fly",)}, r"unknown libero_spatial families \['fly'\]: choose some of pick_up_the_bowl"),
         ({"gripper": "up"}, "unknown gripper convention 'up'"),
         ({"image_size": 0}, "image_size=0"),
