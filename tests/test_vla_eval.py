@@ -5,16 +5,21 @@ import importlib
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from lapa_jax import policy
+from lapa_jax import policy, trained
+from lapa_jax.actions import task as task_lib
+from lapa_jax.data import layouts, prompts, statistics
+from lapa_jax.data.tables import standard
 from lapa_jax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "integrations/vla_eval"
+REASON = "the harness is not installed: pip install 'vla-eval>=0.8,<0.9'"
 METADATA = {
-    "head": "regression", "horizon": 4, "action_dim": 7, "cameras": ["image", "image_wrist"], "image_size": 8,
-    "proprio_dim": 8, "action_space": {"names": list("xyzrpyg")}, "normalisation": {}, "checkpoint": "0" * 64,
+    "head": "l1", "horizon": 4, "action_dim": 7, "cameras": ["image", "image_wrist"], "image_size": 8,
+    "proprio_dim": 8, "history": 0, "code_length": 4, "action_space": {"names": list("xyzrpyg")},
 }
 
 
@@ -22,7 +27,7 @@ class FakePolicy:
     """Plans `horizon` actions: the image's first pixel / 100, its number in the chunk, ..., 1 (an open gripper)."""
 
     def __init__(self, **changes):
-        self.metadata, self.batches = METADATA | changes, []
+        self.metadata, self.batches, self.told = METADATA | changes, [], []
         self.gripper = 1.0
 
     def infer(self, observation, seed=None):
@@ -34,12 +39,14 @@ class FakePolicy:
         if self.metadata["proprio_dim"]:
             assert observation["proprio"].shape == (count, self.metadata["proprio_dim"])
         self.batches.append(count)
+        self.told.append(observation.get("last_latents"))
         actions = np.zeros((count, self.metadata["horizon"], self.metadata["action_dim"]), np.float32)
         actions[..., 0] = observation["image"][:, 0, 0, :1] / 100.0
         actions[..., 1] = np.arange(self.metadata["horizon"])
         actions[..., 2] = [[len(words)] for words in observation["instruction"]]
         actions[..., -1] = self.gripper
-        return {"actions": actions, "latents": np.zeros((count, 4), np.int32)}
+        latents = np.repeat(observation["image"][:, 0, 0, :1].astype(np.int32), 4, axis=1)
+        return {"actions": actions, "latents": latents}
 
 
 @pytest.fixture
@@ -126,9 +133,12 @@ def test_a_gripper_is_declared_not_guessed(conventions):
     libero = conventions.BENCHMARKS["libero"]
     with pytest.raises(UserError, match=r"what does the policy's gripper number mean \(None\)"):
         conventions.declared_gripper(libero, METADATA, None)
-    declared = METADATA | {"action_space": {"gripper": "open_01"}}
-    assert conventions.declared_gripper(libero, declared, None) == "open_01"
-    assert conventions.declared_gripper(libero, declared, "close_01") == "close_01"
+    for words in ("open_01", standard.lookup("bridge_dataset").gripper):
+        declared = METADATA | {"action_space": {"gripper": words}}
+        assert conventions.declared_gripper(libero, declared, None) == "open_01"
+        assert conventions.declared_gripper(libero, declared, "close_01") == "close_01"
+    with pytest.raises(UserError, match="what does the policy's gripper number mean"):
+        conventions.declared_gripper(libero, METADATA | {"action_space": {"gripper": "as published"}}, None)
     assert conventions.declared_gripper(conventions.BENCHMARKS["robotwin"], METADATA, None) is None
 
 
@@ -143,13 +153,14 @@ def test_actions_that_are_not_finite_are_not_sent(conventions):
 @pytest.fixture
 def serve(conventions, monkeypatch):
     """(fake, **arguments of LapaModelServer) -> the server, its policy in the place of a checkpoint's."""
-    pytest.importorskip("vla_eval", reason="the harness is not installed: pip install 'vla-eval>=0.8,<0.9'")
+    pytest.importorskip("vla_eval", reason=REASON)
     server = importlib.import_module("server")
 
     def make(fake, **kwargs):
         monkeypatch.setattr(policy.Policy, "from_checkpoint", classmethod(lambda cls, folder: fake))
         made = server.LapaModelServer("runs/finetune", **({"gripper": "open_01"} | kwargs))
         fake.batches.clear()
+        fake.told.clear()
         return made
 
     return make
@@ -279,10 +290,85 @@ def test_every_batch_is_compiled_before_the_first_client(serve):
     assert warm == [1, 2, 4, 6]
 
 
-@pytest.mark.parametrize("kwargs", [{"chunk_size": 5}, {"chunk_size": -1}, {"max_batch_size": 0}])
-def test_bad_arguments(serve, kwargs):
-    with pytest.raises(UserError, match="the policy plans 4 actions"):
-        serve(FakePolicy(), **kwargs)
+def test_a_policy_is_told_its_last_latents(serve):
+    """After as many steps as it was trained with, from the first look of an episode or of a new instruction on."""
+    fake = FakePolicy(history=2)
+
+    async def talk(connection):
+        for value in (10, 11, 12, 13):
+            await connection.act(sent(value))
+        await connection.act(sent(14, episode_restart=True))
+        await connection.start_episode({"task": {"name": "again"}})
+        await connection.act(sent(15))
+
+    converse(serve(fake), talk)
+    assert [told.tolist() for told in fake.told] == [[[-1] * 4], [[10] * 4], [[-1] * 4], [[-1] * 4]]
+
+
+@pytest.mark.parametrize(
+    "changes, given, message",
+    [
+        ({}, 5, "the policy plans 4 actions; say 1 to 4"),
+        ({}, 0, "the policy plans 4 actions"),
+        ({"history": 2}, 3, "latents of its last look, 2 steps before"),
+    ],
+)
+def test_chunks_that_do_not_fit(conventions, changes, given, message):
+    with pytest.raises(UserError, match=message):
+        conventions.chunk(METADATA | changes, given)
+
+
+def test_empty_batches_are_refused(serve):
+    with pytest.raises(UserError, match="max_batch_size=0"):
+        serve(FakePolicy(), max_batch_size=0)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A policy of ours with random weights: two cameras, proprioception, told its last latents."""
+    pytest.importorskip("vla_eval", reason=REASON)
+    rng = np.random.default_rng(0)
+    tokenizer = prompts.train_tokenizer(("lift the bowl", "push the plate"), length=7)
+    model = dict(
+        size="debug", vocabs=dict(text=0, latent=8), heads=("latent",), image="stem",
+        remat="none", theta=1e4, dtype="float32", image_stem=dict(channels=4, num_heads=2, keypoints=4),
+    )
+    layout = layouts.Clean(tokenizer, num_image_tokens=8, code_length=2, by_word=True)
+    task = task_lib.ActionTask.of(
+        trained.Planner.of(model, layout, None, image_size=16),
+        dict(kind="latents", horizon=3, width=16),
+        statistics.compute([rng.normal(size=(50, 7)).astype(np.float32)], "quantile"),
+        statistics.compute([rng.normal(size=(50, 8)).astype(np.float32)], "quantile"),
+        ("image", "image_wrist"),
+        history=2,
+    )
+    return policy.Policy(task, jax.jit(task.init_fn())(jax.random.key(0)))
+
+
+def test_a_real_policy_answers_as_it_does_here(serve, conventions, real, monkeypatch):
+    """Through the harness's server and client, in batches, against `infer` alone, one observation at a time."""
+    rng = np.random.default_rng(1)
+    looks = [
+        sent(images={name: rng.integers(0, 256, (24, 24, 3), np.uint8) for name in ("agentview", "wrist")})
+        for _ in range(3)
+    ]
+
+    def talk(look):
+        async def act(connection):
+            return [(await connection.act(look))["actions"] for _ in range(4)]
+
+        return act
+
+    for log in ("batches", "told"):
+        monkeypatch.setattr(real, log, [], raising=False)
+    answers = converse(serve(real, max_batch_size=2), *map(talk, looks))
+    for look, answer in zip(looks, answers, strict=True):
+        seen = conventions.observed(conventions.BENCHMARKS["libero"], real.metadata, look)
+        first = real.infer(seen)
+        second = real.infer({**seen, "last_latents": first["latents"]})
+        expected = np.concatenate([first["actions"][:2], second["actions"][:2]])
+        np.testing.assert_allclose(np.stack(answer)[:, :6], expected[:, :6], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(np.stack(answer)[:, 6], 1 - 2 * np.clip(expected[:, 6], 0, 1), atol=1e-4)
 
 
 REAL = {

@@ -20,6 +20,12 @@ GRIPPERS = {
 }
 """Convention of a gripper command -> maps to and from how open it is, 0 to 1. `_positive` run from -1 to 1."""
 
+OURS = "1 open, 0 closed"
+"""How the table of datasets begins what it says of a gripper once standardised (docs/datasets.md): `open_01`."""
+
+LAST = "last_latents"
+"""Key of the latent action planned at the last look, for policies that are told of it (`history`)."""
+
 IMAGE, LANGUAGE = (0, "rgb_hwc_uint8"), (0, "language")  # formats as vla_eval.specs names them
 
 
@@ -131,18 +137,33 @@ def check(benchmark: Benchmark, metadata: Mapping[str, Any]) -> None:
 
 
 def declared_gripper(benchmark: Benchmark, metadata: Mapping[str, Any], given: str | None) -> str | None:
-    """The convention of the policy's gripper: `given`, or what its dataset declares by name.
+    """The convention of the policy's gripper: `given`, or what its dataset declares, by name or in `OURS` words.
 
     Raises UserError where it is neither; a sign is never guessed.
     """
     if benchmark.gripper is None:
         return None
     name = given or (metadata.get("action_space") or {}).get("gripper")
+    name = "open_01" if str(name).startswith(OURS) else name
     if name not in GRIPPERS:
         raise UserError(
             f"what does the policy's gripper number mean ({name!r})? --args.gripper= one of {', '.join(GRIPPERS)}"
         )
     return name
+
+
+def chunk(metadata: Mapping[str, Any], given: int | None) -> int:
+    """Actions to carry out between two looks; raises UserError for a number that the policy does not allow."""
+    horizon, history = metadata["horizon"], metadata["history"]
+    wanted = (history or horizon) if given is None else given
+    if history and wanted != history:
+        raise UserError(
+            f"chunk_size={given}: this policy is told the latents of its last look, {history} steps before; "
+            f"leave it out or say {history}"
+        )
+    if not 1 <= wanted <= horizon:
+        raise UserError(f"chunk_size={given}: the policy plans {horizon} actions; say 1 to {horizon}")
+    return wanted
 
 
 def requests(benchmark: Benchmark, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class LapaModelServer(PredictModelServer):
         gripper: what the policy's gripper number means, a name in `conventions.GRIPPERS`; None: as the
             checkpoint declares.
         cameras: camera of the policy -> camera of the benchmark; None: as the benchmark's row says.
-        chunk_size: actions carried out before the policy looks again; None: its whole chunk.
+        chunk_size: actions carried out before the policy looks again; None: its whole chunk, or as many as a
+            policy that is told its last latents was trained with.
         max_batch_size: most observations in one call of the policy.
         max_wait_time: seconds to wait for a batch to fill, once a call is over.
 
@@ -55,19 +56,15 @@ class LapaModelServer(PredictModelServer):
     ) -> None:
         self.policy = policy.Policy.from_checkpoint(checkpoint)
         self.metadata = self.policy.metadata
-        horizon = self.metadata["horizon"]
-        if not 1 <= (chunk_size or horizon) <= horizon or max_batch_size < 1:
-            raise UserError(
-                f"chunk_size={chunk_size}, max_batch_size={max_batch_size}: the policy plans {horizon} actions, "
-                "and a batch has at least one observation"
-            )
+        chunk_size = conventions.chunk(self.metadata, chunk_size)
+        if max_batch_size < 1:
+            raise UserError(f"max_batch_size={max_batch_size}: a batch has at least one observation")
         self.benchmark = conventions.named(benchmark, cameras)
         conventions.check(self.benchmark, self.metadata)
         self.gripper = conventions.declared_gripper(self.benchmark, self.metadata, gripper)
         self._shapes: dict[str, tuple[int, ...]] = {}
-        super().__init__(
-            chunk_size=chunk_size or horizon, max_batch_size=max_batch_size, max_wait_time=max_wait_time
-        )
+        self._latents: dict[str, np.ndarray] = {}  # session -> int32[N] of its last look
+        super().__init__(chunk_size=chunk_size, max_batch_size=max_batch_size, max_wait_time=max_wait_time)
         self._warm_up()
 
     def get_observation_params(self) -> dict[str, Any]:
@@ -92,16 +89,34 @@ class LapaModelServer(PredictModelServer):
         """
         if obs.get("episode_restart"):
             self._chunk_buffers.pop(ctx.session_id, None)
+            self._latents.pop(ctx.session_id, None)
         chunk = self._chunk_buffers.get(ctx.session_id)
         await super().on_observation(obs if chunk and not chunk.empty else self._checked(obs), ctx)
+
+    async def on_episode_start(self, config: dict[str, Any], ctx: SessionContext) -> None:
+        self._latents.pop(ctx.session_id, None)
+        await super().on_episode_start(config, ctx)
+
+    async def on_episode_end(self, result: dict[str, Any], ctx: SessionContext) -> None:
+        self._latents.pop(ctx.session_id, None)
+        await super().on_episode_end(result, ctx)
 
     def predict_batch(
         self, obs_batch: list[dict[str, Any]], ctx_batch: list[SessionContext]
     ) -> list[dict[str, Any]]:
         """Chunks float32[horizon, A], one a session, in the benchmark's conventions."""
-        batch = conventions.stacked(obs_batch, _rounded(len(obs_batch), self.max_batch_size))
-        actions = self.policy.infer(batch)["actions"][: len(obs_batch)]
-        return [{"actions": one} for one in conventions.translated(self.benchmark, self.gripper, actions)]
+        seen = [{**obs, **self._remembered(ctx.session_id)} for obs, ctx in zip(obs_batch, ctx_batch, strict=True)]
+        answer = self.policy.infer(conventions.stacked(seen, _rounded(len(seen), self.max_batch_size)))
+        actions = conventions.translated(self.benchmark, self.gripper, answer["actions"][: len(seen)])
+        if self.metadata["history"]:
+            self._latents |= {ctx.session_id: one for ctx, one in zip(ctx_batch, answer["latents"], strict=False)}
+        return [{"actions": one} for one in actions]
+
+    def _remembered(self, session: str) -> dict[str, np.ndarray]:
+        """The latents of a session's last look; -1 before its first."""
+        if not self.metadata["history"]:
+            return {}
+        return {conventions.LAST: self._latents.get(session, np.full(self.metadata["code_length"], -1, np.int32))}
 
     def _checked(self, sent: dict[str, Any]) -> dict[str, Any]:
         observation = conventions.observed(self.benchmark, self.metadata, sent)
@@ -117,6 +132,7 @@ class LapaModelServer(PredictModelServer):
         one: dict[str, Any] = {camera: blank for camera in self.metadata["cameras"]} | {"instruction": "wait"}
         if self.metadata["proprio_dim"]:
             one["proprio"] = np.zeros(self.metadata["proprio_dim"], np.float32)
+        one |= self._remembered("")
         for size in sorted({_rounded(n, self.max_batch_size) for n in range(1, self.max_batch_size + 1)}):
             self.policy.infer(conventions.stacked([one], size))
 

@@ -15,8 +15,8 @@ from lapa_jax.envs import adapters, checks
 from lapa_jax.errors import UserError
 
 INSTALL = (
-    "clone github.com/google-research/language-table, put it on PYTHONPATH and `pip install gymnasium 'gym<=0.23.0' "
-    "pybullet scipy opencv-python-headless absl-py six tensorflow-cpu`"
+    "clone github.com/google-research/language-table, put it on PYTHONPATH and `pip install gymnasium "
+    "'gym<=0.23.0' pybullet scipy opencv-python-headless absl-py six tensorflow-cpu`"
 )
 gymnasium = adapters.require("gymnasium", "language_table", INSTALL)
 
@@ -69,7 +69,7 @@ class LanguageTableEnv(gymnasium.Env):
         "action": {
             "names": ["dx", "dy"],
             "units": "metres",
-            "convention": "delta, effector's target, board's frame: +x towards the camera, +y to its right",
+            "convention": "delta, effector's target, board's frame: +x is down in the image, +y right",
         },
         "proprio": {"effector_translation": ["x", "y"]},
         "proprio_units": "metres",

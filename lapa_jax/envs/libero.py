@@ -34,9 +34,9 @@ GRIPPERS = {
     "close_positive": ((-1.0, 1.0), lambda g: g, "gripper -1 opens, +1 closes"),
     "open_01": ((0.0, 1.0), lambda g: 1.0 - 2.0 * g, "gripper 1 opens, 0 closes"),
 }
-"""Convention -> range, map to LIBERO's own, and words. Its own: -1 opens, +1 closes (robosuite: panda_gripper.py format_action).
+"""Convention -> range, map to LIBERO's own (robosuite: panda_gripper.py, format_action), and words.
 
-`close_positive` is that of LIBERO's demonstrations; `open_01`, 1 open and 0 closed, that of OpenVLA's RLDS copies.
+`close_positive` is LIBERO's own and that of its demonstrations; `open_01` that of OpenVLA's RLDS copies.
 """
 
 CAMERAS = {"image": "agentview_image", "image_wrist": "robot0_eye_in_hand_image"}
@@ -53,7 +53,8 @@ class LiberoEnv(gymnasium.Env):
     Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what LIBERO gives, which
     is bottom row first; so they stand upright and are mirrored, left for right, as in the public datasets.
     `instruction` str. `proprio` float32[8]: gripper position in metres (3), its orientation as axis-angle in
-    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `metadata["action"]`. `info` has `family`, `success`, `instruction` and `initial_state`.
+    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `metadata["action"]`.
+    `info` has `family`, `success`, `instruction` and `initial_state`.
 
     Args:
         split: the suite, a name in `SUITES`.
@@ -91,7 +92,8 @@ class LiberoEnv(gymnasium.Env):
         render_mode: str | None = None,
     ):
         longest = SUITES[checks.choice(split, tuple(SUITES), "LIBERO suite")]
-        (low, high), self._to_gripper, words = GRIPPERS[checks.choice(gripper, tuple(GRIPPERS), "gripper convention")]
+        checks.choice(gripper, tuple(GRIPPERS), "gripper convention")
+        (low, high), self._to_gripper, words = GRIPPERS[gripper]
         self.max_steps = longest if max_steps is None else max_steps
         checks.positive(image_size=image_size, max_steps=self.max_steps)
         self.image_size, self.render_mode = image_size, render_mode

@@ -140,7 +140,7 @@ def test_an_instruction_is_bytes():
     [
         ({"families": ("stack",)}, r"unknown language_table families \['stack'\]: choose some of blocktoblock"),
         ({"block_mode": "BLOCK_9"}, "unknown block mode 'BLOCK_9': choose one of BLOCK_4, BLOCK_8"),
-        ({"max_steps": 0}, "max_steps=0: give a positive number"),
+        ({"max_steps": 0}, "max_steps=0: give positive numbers"),
     ],
 )
 def test_bad_arguments(fake, kwargs, message):
