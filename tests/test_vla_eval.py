@@ -30,6 +30,10 @@ class FakePolicy:
         self.metadata, self.batches, self.told = METADATA | changes, [], []
         self.gripper = 1.0
 
+    def batch_of(self, observation):
+        if len(observation["instruction"]) > 40:
+            raise UserError("instruction ... needs ... tokens")
+
     def infer(self, observation, seed=None):
         assert observation["image"].dtype == np.uint8 and observation["image"].ndim == 4
         count = len(observation["image"])
@@ -243,7 +247,7 @@ def test_frames_may_be_left_out_within_a_chunk(serve):
 
 def test_a_bad_observation_is_an_error_of_its_session(serve):
     async def bad(connection):
-        for changes in (*BAD.values(), {"images": sent(size=16)["images"]}):
+        for changes in (*BAD.values(), {"task_description": "lift " * 10}):
             with pytest.raises(RuntimeError, match="UserError"):
                 await connection.act(sent(**changes))
 
@@ -281,6 +285,18 @@ def test_sessions_share_batches_and_keep_their_own_actions(serve):
     answers = converse(serve(fake, max_batch_size=4, max_wait_time=0.2), *(talk(n) for n in range(6)))
     np.testing.assert_allclose(answers, [[n / 100.0] * 8 for n in range(6)], atol=1e-6)
     assert set(fake.batches) <= {1, 2, 4} and len(fake.batches) < 12  # 12 looks without batches
+
+
+def test_sessions_may_have_images_of_other_sizes(serve):
+    def talk(number):
+        async def act(connection):
+            look = sent(number, size=8 + 8 * (number % 2))
+            return [float((await connection.act(look))["actions"][0]) for _ in range(8)]
+
+        return act
+
+    answers = converse(serve(FakePolicy(), max_batch_size=4, max_wait_time=0.2), *(talk(n) for n in range(5)))
+    np.testing.assert_allclose(answers, [[n / 100.0] * 8 for n in range(5)], atol=1e-6)
 
 
 def test_every_batch_is_compiled_before_the_first_client(serve):

@@ -204,6 +204,15 @@ def _proprio(benchmark: Benchmark, size: int, sent: Mapping[str, Any]) -> np.nda
     return state
 
 
+def alike(observations: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Rows whose images have the same sizes, and so can be one batch."""
+    groups: dict[tuple, list[int]] = {}
+    for row, one in enumerate(observations):
+        shapes = tuple(np.shape(value) for value in one.values())
+        groups.setdefault(shapes, []).append(row)
+    return list(groups.values())
+
+
 def stacked(observations: Sequence[Mapping[str, Any]], size: int) -> dict[str, Any]:
     """Observations of one shape as a batch of `size`; the last is repeated where there are fewer."""
     padded = [*observations, *[observations[-1]] * (size - len(observations))]

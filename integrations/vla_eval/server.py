@@ -62,8 +62,8 @@ class LapaModelServer(PredictModelServer):
         self.benchmark = conventions.named(benchmark, cameras)
         conventions.check(self.benchmark, self.metadata)
         self.gripper = conventions.declared_gripper(self.benchmark, self.metadata, gripper)
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self._latents: dict[str, np.ndarray] = {}  # session -> int32[N] of its last look
+        self._read: set[str] = set()  # instructions that the policy can read
         super().__init__(chunk_size=chunk_size, max_batch_size=max_batch_size, max_wait_time=max_wait_time)
         self._warm_up()
 
@@ -91,7 +91,12 @@ class LapaModelServer(PredictModelServer):
             self._chunk_buffers.pop(ctx.session_id, None)
             self._latents.pop(ctx.session_id, None)
         chunk = self._chunk_buffers.get(ctx.session_id)
-        await super().on_observation(obs if chunk and not chunk.empty else self._checked(obs), ctx)
+        if not chunk or chunk.empty:
+            obs = conventions.observed(self.benchmark, self.metadata, obs)
+            if obs["instruction"] not in self._read:  # one that is too long would fail all of its batch
+                self.policy.batch_of(obs)
+                self._read.add(obs["instruction"])
+        await super().on_observation(obs, ctx)
 
     async def on_episode_start(self, config: dict[str, Any], ctx: SessionContext) -> None:
         self._latents.pop(ctx.session_id, None)
@@ -105,26 +110,23 @@ class LapaModelServer(PredictModelServer):
         self, obs_batch: list[dict[str, Any]], ctx_batch: list[SessionContext]
     ) -> list[dict[str, Any]]:
         """Chunks float32[horizon, A], one a session, in the benchmark's conventions."""
-        seen = [{**obs, **self._remembered(ctx.session_id)} for obs, ctx in zip(obs_batch, ctx_batch, strict=True)]
-        answer = self.policy.infer(conventions.stacked(seen, _rounded(len(seen), self.max_batch_size)))
-        actions = conventions.translated(self.benchmark, self.gripper, answer["actions"][: len(seen)])
-        if self.metadata["history"]:
-            self._latents |= {ctx.session_id: one for ctx, one in zip(ctx_batch, answer["latents"], strict=False)}
-        return [{"actions": one} for one in actions]
+        sessions = [ctx.session_id for ctx in ctx_batch]
+        seen = [{**obs, **self._remembered(one)} for obs, one in zip(obs_batch, sessions, strict=True)]
+        actions: dict[int, np.ndarray] = {}
+        for rows in conventions.alike(seen):
+            batch = conventions.stacked([seen[row] for row in rows], _rounded(len(rows), self.max_batch_size))
+            answer = self.policy.infer(batch)
+            given = conventions.translated(self.benchmark, self.gripper, answer["actions"][: len(rows)])
+            actions |= zip(rows, given, strict=True)
+            if self.metadata["history"]:
+                self._latents |= zip((sessions[row] for row in rows), answer["latents"], strict=False)
+        return [{"actions": actions[row]} for row in range(len(seen))]
 
     def _remembered(self, session: str) -> dict[str, np.ndarray]:
         """The latents of a session's last look; -1 before its first."""
         if not self.metadata["history"]:
             return {}
         return {conventions.LAST: self._latents.get(session, np.full(self.metadata["code_length"], -1, np.int32))}
-
-    def _checked(self, sent: dict[str, Any]) -> dict[str, Any]:
-        observation = conventions.observed(self.benchmark, self.metadata, sent)
-        for camera in self.metadata["cameras"]:
-            shape = observation[camera].shape
-            if self._shapes.setdefault(camera, shape) != shape:
-                raise UserError(f"{camera} is {list(shape)}, was {list(self._shapes[camera])}: one size a server")
-        return observation
 
     def _warm_up(self) -> None:
         """Compiles every batch that will occur, before the first client connects."""
