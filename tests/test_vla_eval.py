@@ -16,7 +16,7 @@ from lapa_jax.data.tables import standard
 from lapa_jax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "integrations/vla_eval"
-REASON = "the harness is not installed: pip install 'vla-eval>=0.8,<0.9'"
+REASON = "the harness is not installed: pip install -e '.[vla_eval]'"
 METADATA = {
     "head": "l1", "horizon": 4, "action_dim": 7, "cameras": ["image", "image_wrist"], "image_size": 8,
     "proprio_dim": 8, "history": 0, "code_length": 4, "action_space": {"names": list("xyzrpyg")},

@@ -194,7 +194,7 @@ def configure() -> pathlib.Path:
     """LIBERO's config file, written with its own defaults where there is none; its import would ask on stdin.
 
     The folder is $LIBERO_CONFIG_PATH or ~/.libero, as LIBERO says (libero/libero/__init__.py). Raises UserError
-    where LIBERO is not installed.
+    where LIBERO is not installed, or the folder cannot be written.
     """
     file = pathlib.Path(os.environ.get("LIBERO_CONFIG_PATH", "~/.libero")).expanduser() / "config.yaml"
     if file.exists():
@@ -207,11 +207,19 @@ def configure() -> pathlib.Path:
         "benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files",
         "datasets": root.parent / "datasets", "assets": root / "assets",
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:  # several processes may come by
-        json.dump({name: str(path) for name, path in folders.items()}, new)  # JSON is YAML
-    os.replace(new.name, file)
+    try:
+        _write(file, json.dumps({name: str(path) for name, path in folders.items()}))  # JSON is YAML
+    except OSError as error:
+        raise UserError(f"LIBERO's config goes to {file} ({error}): set LIBERO_CONFIG_PATH elsewhere") from error
     return file
+
+
+def _write(file: pathlib.Path, text: str) -> None:
+    """All at once: several processes may come by."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+        new.write(text)
+    os.replace(new.name, file)
 
 
 def _suite(name: str) -> Any:

@@ -149,6 +149,13 @@ def test_the_import_asks_nothing(make, fake):
     assert (fake / "config.yaml").read_text() == written + " "  # a file that is there stays
 
 
+def test_a_config_that_cannot_be_written(fake, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path / "file/config"))
+    with pytest.raises(UserError, match="set LIBERO_CONFIG_PATH elsewhere"):
+        envs.make("libero")
+
+
 @pytest.mark.parametrize("action", [np.zeros(6), [np.inf] * 7, None])
 def test_bad_actions(make, action):
     env = make()
