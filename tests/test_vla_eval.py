@@ -28,7 +28,7 @@ class FakePolicy:
 
     def __init__(self, **changes):
         self.metadata, self.batches, self.told = METADATA | changes, [], []
-        self.gripper = 1.0
+        self.gripper, self.turn = 1.0, (0.0, 0.0, 0.0)
 
     def batch_of(self, observation):
         if len(observation["instruction"]) > 40:
@@ -48,6 +48,7 @@ class FakePolicy:
         actions[..., 0] = observation["image"][:, 0, 0, :1] / 100.0
         actions[..., 1] = np.arange(self.metadata["horizon"])
         actions[..., 2] = [[len(words)] for words in observation["instruction"]]
+        actions[..., 3:6] = self.turn
         actions[..., -1] = self.gripper
         latents = np.repeat(observation["image"][:, 0, 0, :1].astype(np.int32), 4, axis=1)
         return {"actions": actions, "latents": latents}
@@ -285,6 +286,40 @@ def test_sessions_share_batches_and_keep_their_own_actions(serve):
     answers = converse(serve(fake, max_batch_size=4, max_wait_time=0.2), *(talk(n) for n in range(6)))
     np.testing.assert_allclose(answers, [[n / 100.0] * 8 for n in range(6)], atol=1e-6)
     assert set(fake.batches) <= {1, 2, 4} and len(fake.batches) < 12  # 12 looks without batches
+
+
+def test_rotations_are_turned_where_they_are_declared(serve):
+    """Half a turn about x, then a quarter about z, in fixed axes: SIMPLER's controller takes rotation vectors."""
+    fake = FakePolicy(cameras=["image"], proprio_dim=None)
+    fake.turn = (np.pi, 0.0, np.pi / 2)
+
+    async def talk(connection):
+        look = sent(images={"primary": np.zeros((8, 8, 3), np.uint8)})
+        return (await connection.act(look))["actions"][3:6]
+
+    (as_it_is,) = converse(serve(fake, benchmark="simpler"), talk)
+    np.testing.assert_allclose(as_it_is, fake.turn, atol=1e-6)
+    (vector,) = converse(serve(fake, benchmark="simpler", rotation="euler_xyz"), talk)
+    np.testing.assert_allclose(np.abs(vector), np.pi * np.sqrt([0.5, 0.5, 0.0]), atol=1e-5)
+    (same,) = converse(serve(fake, benchmark="simpler", rotation="axis_angle"), talk)
+    np.testing.assert_allclose(same, fake.turn, atol=1e-6)
+
+
+def test_rotations_there_and_back(serve):
+    turned = importlib.import_module("server").turned
+    angles = np.random.default_rng(0).uniform(-1.2, 1.2, (5, 4, 3))
+    vectors = turned(angles, "euler_xyz", "axis_angle")
+    np.testing.assert_allclose(turned(vectors, "axis_angle", "euler_xyz"), angles, atol=1e-6)
+    assert np.abs(vectors - angles).max() > 0.05  # they are not the same numbers
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [("libero", "quaternion", "unknown rotation 'quaternion'"), ("robotwin", "euler_xyz", "is not known")],
+)
+def test_rotations_that_cannot_be_turned(conventions, name, given, message):
+    with pytest.raises(UserError, match=message):
+        conventions.declared_rotation(conventions.BENCHMARKS[name], given)
 
 
 def test_sessions_may_have_images_of_other_sizes(serve):

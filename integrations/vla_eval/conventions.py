@@ -20,6 +20,8 @@ GRIPPERS = {
 }
 """Convention of a gripper command -> maps to and from how open it is, 0 to 1. `_positive` run from -1 to 1."""
 
+ROTATIONS = ("axis_angle", "euler_xyz")  # euler_xyz: roll, pitch, yaw about fixed axes, in this order
+
 OURS = "1 open, 0 closed"
 """How the table of datasets begins what it says of a gripper once standardised (docs/datasets.md): `open_01`."""
 
@@ -39,6 +41,7 @@ class Benchmark:
         state: key of proprioception in an observation; None where none is sent.
         state_format: (numbers, format) of it.
         gripper: convention of the action's last number, a name in `GRIPPERS`; None: nothing is converted.
+        rotation: what `step` takes numbers 3 to 5 for, a name in `ROTATIONS`; None: not known, or there are none.
         ask_wrist: parameters asked of the benchmark for a policy with `image_wrist`.
         ask_state: the same for one with proprioception.
     """
@@ -48,6 +51,7 @@ class Benchmark:
     state: str | None = "states"
     state_format: tuple[int, str] = (0, "raw")
     gripper: str | None = None
+    rotation: str | None = None
     ask_wrist: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ask_state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -68,15 +72,17 @@ BENCHMARKS = {
         },
         state_format=(8, "eef_pos3_axisangle3_gripper2"),
         gripper="close_positive",
+        rotation="axis_angle",
         ask_wrist={"send_wrist_image": True},
         ask_state={"send_state": True, "quat_no_antipodal": True},
     ),
-    # The spec says close positive, but `step` opens above 0.5, with either gripper_mode. Rotations go to a
-    # controller that reads rotation vectors; for steps this small Euler angles are nearly the same.
+    # The spec says close positive, but `step` opens above 0.5, with either gripper_mode. It says Euler angles, too,
+    # but they go to a controller that reads rotation vectors.
     "simpler": Benchmark(
         cameras={"image": "primary"},
         action=_EULER | {"gripper": (1, "binary_close_positive")},
         gripper="open_01",
+        rotation="axis_angle",
         ask_state={"send_state": True},
     ),
     # Metres and radians, added up by the benchmark; CALVIN's own rel_actions are scaled and are not these.
@@ -85,6 +91,7 @@ BENCHMARKS = {
         action=_EULER | {"gripper": (1, "binary_close_negative")},
         state_format=(8, "eef_pos3_euler3_gripper2"),
         gripper="open_positive",
+        rotation="euler_xyz",
         ask_wrist={"send_wrist_image": True},
         ask_state={"send_state": True},
     ),
@@ -100,6 +107,7 @@ BENCHMARKS = {
         action=_EULER | {"gripper": (1, "raw")},
         state=None,
         gripper="open_positive",
+        rotation="euler_xyz",
     ),
     # Absolute joint positions of two arms, each with its gripper; sent as they come.
     "robotwin": Benchmark(
@@ -164,6 +172,20 @@ def chunk(metadata: Mapping[str, Any], given: int | None) -> int:
     if not 1 <= wanted <= horizon:
         raise UserError(f"chunk_size={given}: the policy plans {horizon} actions; say 1 to {horizon}")
     return wanted
+
+
+def declared_rotation(benchmark: Benchmark, given: str | None) -> str | None:
+    """The policy's rotations, where they are to be turned into the benchmark's; None: they go as they are.
+
+    Raises UserError for an unknown name, or for a benchmark whose rotations are not known.
+    """
+    if given is None:
+        return None
+    if given not in ROTATIONS:
+        raise UserError(f"unknown rotation {given!r}: choose one of {', '.join(ROTATIONS)}")
+    if benchmark.rotation is None:
+        raise UserError(f"rotation={given}: what this benchmark takes is not known, leave it out")
+    return None if given == benchmark.rotation else given
 
 
 def requests(benchmark: Benchmark, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import conventions
 import numpy as np
+from vla_eval import rotation as rotations
 from vla_eval.model_servers.base import SessionContext
 from vla_eval.model_servers.predict import PredictModelServer
 from vla_eval.model_servers.serve import run_server
@@ -24,6 +25,12 @@ from vla_eval.specs import DimSpec
 
 from lapa_jax import policy
 from lapa_jax.errors import UserError, in_one_line
+
+TO_MATRIX = {"axis_angle": rotations.axisangle_to_matrix, "euler_xyz": rotations.euler_xyz_to_matrix}
+FROM_MATRIX = {
+    "axis_angle": lambda matrix: rotations.quat_to_axisangle(rotations.matrix_to_quat(matrix)),
+    "euler_xyz": rotations.matrix_to_euler_xyz,
+}
 
 
 class LapaModelServer(PredictModelServer):
@@ -34,6 +41,8 @@ class LapaModelServer(PredictModelServer):
         benchmark: a name in `conventions.BENCHMARKS`.
         gripper: what the policy's gripper number means, a name in `conventions.GRIPPERS`; None: as the
             checkpoint declares.
+        rotation: what the policy's rotations are, a name in `conventions.ROTATIONS`; they are turned into the
+            benchmark's. None: they go as they are.
         cameras: camera of the policy -> camera of the benchmark; None: as the benchmark's row says.
         chunk_size: actions carried out before the policy looks again; None: its whole chunk, or as many as a
             policy that is told its last latents was trained with.
@@ -49,6 +58,7 @@ class LapaModelServer(PredictModelServer):
         benchmark: str = "libero",
         *,
         gripper: str | None = None,
+        rotation: str | None = None,
         cameras: dict[str, str] | None = None,
         chunk_size: int | None = None,
         max_batch_size: int = 1,
@@ -62,6 +72,7 @@ class LapaModelServer(PredictModelServer):
         self.benchmark = conventions.named(benchmark, cameras)
         conventions.check(self.benchmark, self.metadata)
         self.gripper = conventions.declared_gripper(self.benchmark, self.metadata, gripper)
+        self.rotation = conventions.declared_rotation(self.benchmark, rotation)
         self._latents: dict[str, np.ndarray] = {}  # session -> int32[N] of its last look
         self._read: set[str] = set()  # instructions that the policy can read
         super().__init__(chunk_size=chunk_size, max_batch_size=max_batch_size, max_wait_time=max_wait_time)
@@ -117,6 +128,8 @@ class LapaModelServer(PredictModelServer):
             batch = conventions.stacked([seen[row] for row in rows], _rounded(len(rows), self.max_batch_size))
             answer = self.policy.infer(batch)
             given = conventions.translated(self.benchmark, self.gripper, answer["actions"][: len(rows)])
+            if self.rotation is not None:
+                given[..., 3:6] = turned(given[..., 3:6], self.rotation, self.benchmark.rotation)
             actions |= zip(rows, given, strict=True)
             if self.metadata["history"]:
                 self._latents |= zip((sessions[row] for row in rows), answer["latents"], strict=False)
@@ -137,6 +150,12 @@ class LapaModelServer(PredictModelServer):
         one |= self._remembered("")
         for size in sorted({_rounded(n, self.max_batch_size) for n in range(1, self.max_batch_size + 1)}):
             self.policy.infer(conventions.stacked([one], size))
+
+
+def turned(rotations: np.ndarray, given: str, taken: str) -> np.ndarray:
+    """float[..., 3] in radians from one of `conventions.ROTATIONS` to another."""
+    matrices = [TO_MATRIX[given](one) for one in rotations.reshape(-1, 3)]
+    return np.reshape([FROM_MATRIX[taken](one) for one in matrices], rotations.shape)
 
 
 def _rounded(count: int, most: int) -> int:
