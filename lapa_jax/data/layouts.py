@@ -119,8 +119,8 @@ class Clean(Layout):
         super().check()
         if self.by_word and self.num_image_tokens <= self.tokenizer.length:
             raise errors.UserError(
-                f"an image by word of {self.num_image_tokens} tokens, for instructions of {self.tokenizer.length}: it "
-                "has a place for each of their tokens and one more"
+                f"an image by word of {self.num_image_tokens} tokens, for instructions of {self.tokenizer.length}: "
+                "it has a place for each of their tokens and one more"
             )
 
     def template(self, instruction: str) -> Tokens:
