@@ -5,7 +5,7 @@ from typing import Any
 
 from lapa_jax.errors import UserError
 
-MODULES = {"tabletop": "lapa_jax.envs.tabletop"}
+MODULES = {"metaworld": "lapa_jax.envs.metaworld", "tabletop": "lapa_jax.envs.tabletop"}
 
 
 def expert(name: str) -> Any:
