@@ -30,7 +30,7 @@ class Camera:
 
 CAMERAS = {
     # Near enough that at 64 pixels the fingers are four of them; from the right of the robot, over its table.
-    "near": Camera(lookat=(0.02, 0.72, 0.14), distance=0.95, azimuth=140.0, elevation=-33.0),
+    "near": Camera(lookat=(0.0, 0.68, 0.18), distance=1.1, azimuth=140.0, elevation=-33.0),
     "corner": Camera("corner", upside_down=True),
     "corner2": Camera("corner2", upside_down=True),
     "corner3": Camera("corner3", upside_down=True),

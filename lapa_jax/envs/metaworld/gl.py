@@ -1,8 +1,11 @@
 """Which OpenGL MuJoCo draws with. It reads `MUJOCO_GL` once, when it is imported, so this comes before."""
 
+import atexit
 import ctypes
+import functools
 import os
 import sys
+import weakref
 from collections.abc import Callable, MutableMapping
 from types import ModuleType
 from typing import Any
@@ -15,6 +18,7 @@ LIBRARIES = {
     "egl": ("libEGL.so.1", "libEGL.so"),
     "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"),
 }
+_RENDERERS: weakref.WeakSet = weakref.WeakSet()
 PACKAGES = "on Debian `apt install libegl1 libgl1-mesa-dri`, or `apt install libosmesa6` and MUJOCO_GL=osmesa"
 
 
@@ -51,7 +55,20 @@ def mujoco() -> ModuleType:
     return mujoco
 
 
+def closed_at_exit(renderer: Any) -> None:
+    """Those still open then would be freed after their display, and print a traceback each."""
+    _RENDERERS.add(renderer)
+    _once()
+
+
+@functools.cache
+def _once() -> None:
+    """After the import of mujoco, whose own exit function then comes later."""
+    atexit.register(lambda: [renderer.close() for renderer in _RENDERERS])
+
+
 def failed(error: Exception) -> UserError:
+    """What to raise instead of an error of OpenGL."""
     reason = str(error).strip().splitlines()
     used = os.environ.get("MUJOCO_GL", "unset")
     return UserError(

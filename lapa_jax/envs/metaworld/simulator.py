@@ -85,6 +85,7 @@ def _renderer(mujoco: Any, model: Any, image_size: int) -> Any:
         renderer = mujoco.Renderer(model, image_size, image_size)
     except Exception as error:  # each backend raises its own
         raise gl.failed(error) from error
+    gl.closed_at_exit(renderer)
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
     return renderer
