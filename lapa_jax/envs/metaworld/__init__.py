@@ -1,4 +1,4 @@
-"""MetaWorld, by others: a simulated Sawyer arm, scripted experts; here instructed in words (MuJoCo, extra `[metaworld]`).
+"""MetaWorld (by others; MuJoCo, the extra `[metaworld]`): a simulated Sawyer arm, here instructed in words.
 
 Light to import: gymnasium, metaworld and mujoco are loaded by `make` and later.
 """

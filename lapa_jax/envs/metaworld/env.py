@@ -41,7 +41,7 @@ class MetaworldEnv(gymnasium.Env):
         "render_modes": ["rgb_array"],
         "render_fps": simulator.PHYSICS_HZ // simulator.REPEAT,
         "action": {
-            "names": ["dx", "dy", "dz", "gripper"],
+            "names": ["dx", "dy", "dz", "gripper_effort"],
             "units": "4 cm of the hand's target in a step; effort of the gripper",
             "convention": "delta, end effector, robot's frame; gripper -1 opens, +1 closes",
         },

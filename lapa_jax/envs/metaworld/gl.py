@@ -69,11 +69,9 @@ def _once() -> None:
 
 def failed(error: Exception) -> UserError:
     """What to raise instead of an error of OpenGL."""
-    reason = str(error).strip().splitlines()
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     used = os.environ.get("MUJOCO_GL", "unset")
-    return UserError(
-        f"metaworld cannot draw with MUJOCO_GL={used} ({reason[0] if reason else type(error).__name__:.80}): {PACKAGES}"
-    )
+    return UserError(f"metaworld cannot draw with MUJOCO_GL={used} ({reason:.80}): {PACKAGES}")
 
 
 def _loads(name: str, load: Callable[[str], Any]) -> bool:

@@ -44,7 +44,7 @@ class Simulator:
         """Places the objects and the goal."""
         self._sim.seed(seed)
         self._sim.reset()
-        self._mujoco.mj_forward(self._sim.model, self._sim.data)  # bodies that reset placed are drawn where they were
+        self._mujoco.mj_forward(self._sim.model, self._sim.data)  # or bodies are seen where they were before
         now = self._sim._get_curr_obs_combined_no_goal()
         self._sim._prev_obs = now
         self._state = np.concatenate([now, now, self._sim._get_pos_goal()])
