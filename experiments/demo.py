@@ -17,6 +17,7 @@ import sys
 import time
 from importlib import metadata
 
+import demo_stages
 import demo_worlds
 from absl import app, flags
 
@@ -32,42 +33,6 @@ IMAGE = flags.DEFINE_enum(
     "a frozen encoder; for the last two a tokenizer is trained on the same video.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the data and of every stage.")
-
-
-def commands(root: pathlib.Path, size: str, seed: int, image: str, env: str) -> dict[str, list[str]]:
-    """Name of each stage -> its command line, in order."""
-    world = demo_worlds.WORLDS[env]
-    build = [f"--{name}_episodes={count}" for name, count in world.episodes[size].items()]
-    dataset = f"--config.data.directory={root / 'dataset'}"
-    vlm, seeded = f"--config.vlm={root / 'vlm'}", f"--config.seed={seed}"
-
-    def program(name: str, workdir: str, *overrides: str) -> list[str]:
-        config = f"--config=experiments/configs/{name}.py:{size}"
-        changes = world.flags(workdir, size)
-        return [f"experiments/{name}.py", config, f"--workdir={root / workdir}", *overrides, *changes]
-
-    frozen = image != "stem"
-    tokenizer = {"tokenizer": program("train_tokenizer", "tokenizer", dataset, seeded)} if frozen else {}
-    encoder = [f"--config.encoder.path={root / 'tokenizer'}"] if frozen else []
-    see = [f"--config.model.image={image}", *encoder]
-    return {
-        "dataset": [
-            "data/simulated/build.py", f"--env={env}", f"--out={root / 'dataset'}", f"--seed={seed}", *build
-        ],
-        "laq": program("train_laq", "laq", dataset, seeded),
-        "latents": program("label_latents", "latents", f"--config.laq={root / 'laq'}"),
-        **tokenizer,
-        "vlm": program("pretrain_vlm", "vlm", dataset, seeded, f"--config.data.latents={root / 'latents'}", *see),
-        "rollouts": program(
-            "rollout_latents", "rollouts", f"--config.vlm={root / 'vlm'}", f"--config.laq={root / 'laq'}"
-        ),
-        "finetune": program("finetune", "finetune", dataset, seeded, vlm),
-        "scratch": program("finetune", "scratch", dataset, seeded, vlm, "--config.scratch=True"),
-        "evaluation": program(
-            "evaluate", "evaluation",
-            f"--config.policies.lapa={root / 'finetune'}", f"--config.policies.scratch={root / 'scratch'}",
-        ),
-    }
 
 
 def note(root: pathlib.Path, **facts: object) -> dict:
@@ -101,14 +66,15 @@ def main(_: list[str]) -> None:
             raise errors.UserError(
                 f"{root} holds a run of {key} {old[key]}, not {value}: give another --workdir, or delete it"
             )
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", demo_worlds.WORLDS[env].package)
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+    packages += (demo_worlds.WORLDS[env].package,)
     run = note(
         root, **mine, command=f"make demo SIZE={size} IMAGE={image} ENV={env}", machine=machine(),
         versions={"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
     )
     if "started" not in run:
         run = note(root, started=_now())
-    for name, command in commands(root, size, SEED.value, image, env).items():
+    for name, command in demo_stages.commands(root, size, SEED.value, image, env).items():
         seconds = {s["name"]: s["seconds"] for s in run["stages"]}
         if name in seconds:
             print(f"== {name}: done before, in {seconds[name]:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""The demo in each environment: how much is recorded there, and what its configs have other than their size says."""
+"""The demo in each environment: how much is recorded there, and where its configs differ from what a size says."""
 
 import dataclasses
 from collections.abc import Mapping

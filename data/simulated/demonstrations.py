@@ -87,36 +87,29 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def declared(recipe: Recipe) -> dict[str, Any]:
-    """What the environment says of itself.
+    """What the environment says of its numbers (docs/environments.md), and steps a second.
 
     Returns:
-        action_dim; rate_hz; action and proprio as its `metadata` has them: names, units, convention; and
-        which numbers of `proprio` are stored under which name.
+        rate_hz; action_space: names, units, convention; proprio: parts (stored name -> its numbers' names), units.
 
     Raises:
-        UserError: it says nothing of its action or proprio, or what it says has another length.
+        UserError: it says nothing of its action, or names for another number.
     """
     env = recipe.make("train")
     try:
-        metadata, action_dim = dict(env.metadata), env.action_space.shape[0]
+        space = getattr(env, "action_space_description", None)
+        proprio = getattr(env, "proprio_description", None)
+        rate, size = env.metadata.get("render_fps"), env.action_space.shape[0]
+        width = None if proprio else env.observation_space["proprio"].shape[0]
     finally:
         env.close()
-    missing = [key for key in ("render_fps", "action", "proprio") if key not in metadata]
-    if missing:
+    if space is None or rate is None or len(space["names"]) != size:
         raise errors.UserError(
-            f"{recipe.environment}: its metadata has no {', '.join(missing)} (docs/environments.md)"
+            f"{recipe.environment}: declare metadata['render_fps'] and action_space_description with names for its "
+            f"{size} numbers (docs/environments.md)"
         )
-    named = len(metadata["action"]["names"])
-    if named != action_dim:
-        raise errors.UserError(f"{recipe.environment}: an action has {action_dim} numbers and names for {named}")
-    proprio = {name: list(columns) for name, columns in metadata["proprio"].items()}
-    return {
-        "action_dim": action_dim,
-        "rate_hz": metadata["render_fps"],
-        "action": dict(metadata["action"]),
-        "proprio": proprio,
-        "proprio_units": metadata.get("proprio_units", ""),
-    }
+    proprio = proprio or {"parts": {"proprio": [str(i) for i in range(width)]}, "units": []}
+    return {"rate_hz": rate, "action_space": dict(space), "proprio": dict(proprio)}
 
 
 def demonstrations(

@@ -62,7 +62,7 @@ class Simulated(tfds.core.GeneratorBasedBuilder):
             for episode in demonstrations.demonstrations(
                 self._recipe, split, self._num_workers, on_attempt
             ):
-                yield episode["seed"], _example(episode, self._declared["proprio"])
+                yield episode["seed"], _example(episode, self._declared["proprio"]["parts"])
         self.info.metadata["dropped"][split] = dropped
 
 
@@ -70,13 +70,13 @@ def _features(image_size: int, declared: Mapping[str, Any]) -> tfds.features.Fea
     features = tfds.features
     proprio = {
         name: features.Tensor(shape=(len(columns),), dtype=np.float32)
-        for name, columns in declared["proprio"].items()
+        for name, columns in declared["proprio"]["parts"].items()
     }
     steps = {
         "observation": {
             "image": features.Image(shape=(image_size, image_size, 3), encoding_format="png"), **proprio
         },
-        "action": features.Tensor(shape=(declared["action_dim"],), dtype=np.float32),
+        "action": features.Tensor(shape=(len(declared["action_space"]["names"]),), dtype=np.float32),
         "reward": np.float32,
         "discount": np.float32,
         "is_first": np.bool_,

@@ -37,16 +37,16 @@ class MetaworldEnv(gymnasium.Env):
     Raises UserError for an unknown split, family or camera.
     """
 
-    metadata = {
-        "render_modes": ["rgb_array"],
-        "render_fps": simulator.PHYSICS_HZ // simulator.REPEAT,
-        "action": {
-            "names": ["dx", "dy", "dz", "gripper_effort"],
-            "units": "4 cm of the hand's target in a step; effort of the gripper",
-            "convention": "delta, end effector, robot's frame; gripper -1 opens, +1 closes",
-        },
-        "proprio": {"effector_translation": ["x", "y", "z"], "gripper_opening": ["gripper_opening"]},
-        "proprio_units": "metres; 0 closed to 1 open",
+    metadata = {"render_modes": ["rgb_array"], "render_fps": simulator.PHYSICS_HZ // simulator.REPEAT}
+    action_space_description = {
+        "names": ["dx", "dy", "dz", "gripper_effort"],
+        "units": ["4 cm", "4 cm", "4 cm", "effort"],
+        "convention": "displacement of the hand's target in the robot's frame, per step of 0.05 s; effort of the "
+        "gripper, -1 opens, +1 closes",
+    }
+    proprio_description = {
+        "parts": {"effector_translation": ["x", "y", "z"], "gripper_opening": ["gripper_opening"]},
+        "units": ["m", "m", "m", "0 closed, 1 open"],
     }
 
     def __init__(

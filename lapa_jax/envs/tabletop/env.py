@@ -35,17 +35,13 @@ class TabletopEnv(gymnasium.Env):
     Raises UserError for an unknown split or family, or a number of objects that cannot be had.
     """
 
-    metadata = {
-        "render_modes": ["rgb_array"],
-        "render_fps": 10,
-        "action": {
-            "names": ["dx", "dy"],
-            "units": "metres",
-            "convention": "delta, effector, table's frame: right and up in the image",
-        },
-        "proprio": {"effector_translation": ["x", "y"]},
-        "proprio_units": "metres",
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    action_space_description = {
+        "names": ["dx", "dy"],
+        "units": ["m", "m"],
+        "convention": "displacement of the effector in the table's frame, per step of 0.1 s: right and up",
     }
+    proprio_description = {"parts": {"effector_translation": ["x", "y"]}, "units": ["m", "m"]}
 
     def __init__(
         self,

@@ -8,9 +8,9 @@ WORDS = ("push the red block left", "point at the blue star", "push the green mo
 
 
 class FakeEnv:
-    metadata = {
-        "render_fps": 10, "action": {"names": ["dx", "dy"]}, "proprio": {"effector_translation": ["x", "y"]},
-    }  # fmt: skip
+    metadata = {"render_fps": 10}
+    action_space_description = {"names": ["dx", "dy"]}
+    proprio_description = {"parts": {"effector_translation": ["x", "y"]}}
     action_space = types.SimpleNamespace(shape=(2,))
 
     def __init__(self, split="video", image_size=64):
