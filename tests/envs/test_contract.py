@@ -1,8 +1,10 @@
 """Every environment keeps what the page asks for, and the check notices what does not."""
 
 import importlib
+import pathlib
 
 import numpy as np
+import pages
 import pytest
 
 from lapa_jax import envs
@@ -115,3 +117,30 @@ def test_modules_that_hold_no_environment_are_named(my_dots, monkeypatch):
     monkeypatch.delattr(importlib.import_module(my_dots), "Expert")
     with pytest.raises(UserError, match="'my_dots' has no expert"):
         envs.expert(my_dots)
+
+
+def test_what_the_page_has_recorded_is_read_back(my_dots, tmp_path):
+    import build
+    import demonstrations
+
+    from lapa_jax.data import rlds
+
+    recipe = demonstrations.Recipe(3, 1, 1, expert_noise=0.5, environment=my_dots, name=my_dots)
+    build.build(tmp_path, recipe, num_workers=0)
+    episodes = rlds.open_episodes(tmp_path, "train", view="robot", rate=10)
+    assert len(episodes) == 3 and set(episodes.instructions) <= {"go to the red square", "go to the blue square"}
+    moved = np.diff(episodes["proprio"][0], axis=0)
+    np.testing.assert_allclose(moved, episodes["action"][0][:-1], atol=1e-4)
+
+
+def test_the_adapter_of_the_page_is_as_short_as_it_says_and_its_commands_are_known(load_config):
+    page = pages.read("environments.md")
+    adapter, expert = (len([line for line in text.splitlines() if line.strip()]) for text in pages.programs(page))
+    assert adapter <= 36 and expert == 5  # with imports and colours; 30 from `class` on
+    for _, *arguments in pages.commands(page):
+        given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+        path, _, size = given["config"].rpartition(":")
+        config = load_config(pathlib.Path(path).stem, size)
+        for key in given:
+            *outer, last = key.split(".")[1:] or [None]
+            assert last is None or last in (config[outer[0]] if outer else config), key
