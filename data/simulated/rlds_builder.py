@@ -36,12 +36,14 @@ class Simulated(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         recipe, declared = dataclasses.asdict(self._recipe), self._declared
-        described = environments.named(self._recipe.environment).description
+        entry = environments.named(self._recipe.environment)
         return tfds.core.DatasetInfo(
             builder=self,
-            description=_DESCRIPTION.format(environment=described),
+            description=_DESCRIPTION.format(environment=entry.description),
             features=_features(self._recipe.image_size, declared),
-            metadata=tfds.core.MetadataDict(recipe=recipe, declared=declared, dropped={}),
+            metadata=tfds.core.MetadataDict(
+                recipe=recipe, env_splits=dict(entry.splits), declared=declared, dropped={}
+            ),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:

@@ -103,8 +103,8 @@ def _told(env: Any, info: dict[str, Any]) -> Iterator[str]:
 
 def _repeats(one: Any, other: Any, seeds: Sequence[int]) -> list[str]:
     """Problems of seeds: the same episode in another instance, whatever it played before; others differ."""
-    first = [_played(one, seed) for seed in seeds]
-    again = [_played(other, seed) for seed in reversed(seeds)][::-1]
+    first = [played(one, seed) for seed in seeds]
+    again = [played(other, seed) for seed in reversed(seeds)][::-1]
     found = [f"seed {seed} gives another episode in another instance, or after another one"
              for seed, a, b in zip(seeds, first, again, strict=True) if a != b]  # fmt: skip
     if len(set(first)) < len(set(seeds)):
@@ -117,7 +117,7 @@ def _repeats(one: Any, other: Any, seeds: Sequence[int]) -> list[str]:
     return found
 
 
-def _played(env: Any, seed: int) -> bytes:
+def played(env: Any, seed: int) -> bytes:
     """All that is seen under random actions of that seed."""
     rng = np.random.default_rng(seed)
     observation, ended, seen = env.reset(seed=seed)[0], False, b""

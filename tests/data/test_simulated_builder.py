@@ -27,6 +27,7 @@ def test_splits_counts_and_features(tabletop_dataset):
     assert info.file_format.value == "array_record"
     assert set(info.features["episode_metadata"]) == {"family", "seed", "success"}
     assert sum(info.metadata["dropped"].values()) > 0
+    assert info.metadata["declared"]["action_space"]["names"] == ["dx", "dy"] and info.metadata["env_splits"] == {}
 
 
 def test_tensorflow_is_not_needed(tmp_path):

@@ -16,7 +16,7 @@ import hashlib
 from lapa_jax import envs
 from lapa_jax.envs import contract
 env = envs.make("metaworld", families=("push", "window-close"))
-print(hashlib.sha256(b"".join(contract._played(env, seed) for seed in {seeds})).hexdigest())
+print(hashlib.sha256(b"".join(contract.played(env, seed) for seed in {seeds})).hexdigest())
 """
 
 
