@@ -164,6 +164,7 @@ def test_a_recorded_episode_can_be_played_again(environment, args):
         observation, reward, *_, info = env.step(action)
         assert reward == episode["rewards"][t]
     env.close()
+    demonstrations._environment(recipe, "labelled")[0].close()
     assert info["success"] == episode["success"] and info["family"] == episode["family"]
 
 
