@@ -35,7 +35,7 @@ def test_worlds_differ_where_they_say(load_config):
     assert "--env=metaworld" in metaworld["dataset"] and "--config.env=metaworld" in metaworld["evaluation"]
     assert load_config("evaluate").env == "tabletop" and "config.env" not in " ".join(tabletop["evaluation"])
     assert tabletop["vlm"] == metaworld["vlm"] and tabletop["latents"] == metaworld["latents"]
-    assert set(metaworld["laq"]) - set(tabletop["laq"]) == {"--config.data.gap=0.2"}
+    assert set(metaworld["laq"]) - set(tabletop["laq"]) == {"--config.data.gap=0.2", "--config.model.code_length=2"}
 
 
 def config_leaves(config, prefix=""):
