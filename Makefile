@@ -2,6 +2,7 @@
 
 SIZE ?= demo
 IMAGE ?= stem
+ENV ?= tabletop
 ARGS ?=
 
 VENV := .venv
@@ -13,6 +14,7 @@ INSTALLED := $(VENV)/installed
 help:
 	@echo "make demo [SIZE=demo|full]  all of LAPA, from video to a driven robot; writes runs/SIZE/report.html"
 	@echo "          [IMAGE=stem|tokens|features]  how the VLM sees; the latter two train an image tokenizer first"
+	@echo "          [ENV=tabletop|metaworld]  where it is filmed and driven; metaworld is installed first"
 	@echo "make test [ARGS=...]        the tests; ARGS goes to pytest"
 	@echo "make test-slow              the tests that take minutes"
 	@echo "make lint                   ruff"
@@ -20,7 +22,10 @@ help:
 	@echo "make clean-venv             remove .venv; the next target installs it again"
 
 demo: $(INSTALLED)
-	$(PYTHON) experiments/demo.py --size=$(SIZE) --image=$(IMAGE)
+ifneq ($(ENV),tabletop)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[$(ENV)]'
+endif
+	$(PYTHON) experiments/demo.py --size=$(SIZE) --image=$(IMAGE) --env=$(ENV)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)

@@ -2,6 +2,7 @@
 
     python experiments/demo.py --size=demo --workdir=runs/demo
     python experiments/demo.py --size=demo --image=tokens --workdir=runs/demo-tokens
+    python experiments/demo.py --size=demo --env=metaworld --workdir=runs/demo-metaworld
 
 Interrupt it at any point and run it again: it goes on where it stopped.
 """
@@ -16,6 +17,8 @@ import sys
 import time
 from importlib import metadata
 
+import demo_stages
+import demo_worlds
 from absl import app, flags
 
 from lapa_jax import errors
@@ -23,51 +26,13 @@ from lapa_jax.evaluation import intervals, report
 
 SIZE = flags.DEFINE_enum("size", "demo", ["demo", "full", "tiny"], "Which sizes of the configs to run.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Everything goes here; runs/<size> by default.")
+ENV = flags.DEFINE_enum("env", "tabletop", sorted(demo_worlds.WORLDS), "Which environment to film and to drive.")
 IMAGE = flags.DEFINE_enum(
     "image", "stem", ["stem", "tokens", "features"],
     "How the VLM sees: by a conv stem trained with it, by ids of an image tokenizer (LWM's way), or by features of "
     "a frozen encoder; for the last two a tokenizer is trained on the same video.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the data and of every stage.")
-
-EPISODES = {  # unlabelled, held-out and labelled episodes that the expert records
-    "full": dict(train=6000, val=150, labelled=60),
-    "demo": dict(train=3000, val=100, labelled=60),
-    "tiny": dict(train=6, val=4, labelled=4),
-}
-
-
-def commands(root: pathlib.Path, size: str, seed: int, image: str) -> dict[str, list[str]]:
-    """Name of each stage -> its command line, in order."""
-    counts = EPISODES[size]
-    build = [f"--{name}_episodes={count}" for name, count in counts.items()]
-    dataset = f"--config.data.directory={root / 'dataset'}"
-    vlm, seeded = f"--config.vlm={root / 'vlm'}", f"--config.seed={seed}"
-
-    def program(name: str, workdir: str, *overrides: str) -> list[str]:
-        config = f"--config=experiments/configs/{name}.py:{size}"
-        return [f"experiments/{name}.py", config, f"--workdir={root / workdir}", *overrides]
-
-    frozen = image != "stem"
-    tokenizer = {"tokenizer": program("train_tokenizer", "tokenizer", dataset, seeded)} if frozen else {}
-    encoder = [f"--config.encoder.path={root / 'tokenizer'}"] if frozen else []
-    see = [f"--config.model.image={image}", *encoder]
-    return {
-        "dataset": ["data/tabletop/build.py", f"--out={root / 'dataset'}", f"--seed={seed}", *build],
-        "laq": program("train_laq", "laq", dataset, seeded),
-        "latents": program("label_latents", "latents", f"--config.laq={root / 'laq'}"),
-        **tokenizer,
-        "vlm": program("pretrain_vlm", "vlm", dataset, seeded, f"--config.data.latents={root / 'latents'}", *see),
-        "rollouts": program(
-            "rollout_latents", "rollouts", f"--config.vlm={root / 'vlm'}", f"--config.laq={root / 'laq'}"
-        ),
-        "finetune": program("finetune", "finetune", dataset, seeded, vlm),
-        "scratch": program("finetune", "scratch", dataset, seeded, vlm, "--config.scratch=True"),
-        "evaluation": program(
-            "evaluate", "evaluation",
-            f"--config.policies.lapa={root / 'finetune'}", f"--config.policies.scratch={root / 'scratch'}",
-        ),
-    }
 
 
 def note(root: pathlib.Path, **facts: object) -> dict:
@@ -90,24 +55,26 @@ def _cpuinfo() -> list[str]:
 
 
 def main(_: list[str]) -> None:
-    size, image = SIZE.value, IMAGE.value
-    root = pathlib.Path(WORKDIR.value or f"runs/{size}{'' if image == 'stem' else f'-{image}'}")
+    size, image, env = SIZE.value, IMAGE.value, ENV.value
+    parts = [size, *([] if image == "stem" else [image]), *([] if env == "tabletop" else [env])]
+    root = pathlib.Path(WORKDIR.value or f"runs/{'-'.join(parts)}")
     root.mkdir(parents=True, exist_ok=True)
-    mine = {"size": size, "seed": SEED.value, "image": image}
+    mine = {"size": size, "seed": SEED.value, "image": image, "env": env}
     old = note(root)
     for key, value in mine.items():
         if old.get(key, value) != value:
             raise errors.UserError(
                 f"{root} holds a run of {key} {old[key]}, not {value}: give another --workdir, or delete it"
             )
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pybullet")
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+    packages += (demo_worlds.WORLDS[env].package,)
     run = note(
-        root, **mine, command=f"make demo SIZE={size} IMAGE={image}", machine=machine(),
+        root, **mine, command=f"make demo SIZE={size} IMAGE={image} ENV={env}", machine=machine(),
         versions={"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
     )
     if "started" not in run:
         run = note(root, started=_now())
-    for name, command in commands(root, size, SEED.value, image).items():
+    for name, command in demo_stages.commands(root, size, SEED.value, image, env).items():
         seconds = {s["name"]: s["seconds"] for s in run["stages"]}
         if name in seconds:
             print(f"== {name}: done before, in {seconds[name]:.0f} s", flush=True)

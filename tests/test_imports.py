@@ -120,7 +120,7 @@ def test_imports_point_one_way(path):
         ("lapa_jax/convert/official_laq.py", "from lapa_jax.data import loader"),
         ("lapa_jax/policy.py", "import launch"),
         ("experiments/train_laq.py", "import tensorflow as tf"),
-        ("data/tabletop/build.py", "from torch import nn"),
+        ("data/simulated/build.py", "from torch import nn"),
     ],
 )
 def test_a_wrong_import_is_noticed(file, source):

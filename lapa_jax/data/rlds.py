@@ -153,7 +153,7 @@ def find_dataset(directory: str | pathlib.Path) -> str:
         raise errors.UserError(f"{described[0]} has features.json and no dataset_info.json; fetch it whole")
     if not found:
         raise errors.UserError(
-            f"no dataset at {root}: build one with `python data/tabletop/build.py --out={root}` or give the "
+            f"no dataset at {root}: build one with `python data/simulated/build.py --out={root}` or give the "
             "folder of an RLDS dataset, a LeRobot dataset or videos"
         )
     if len(found) > 1:

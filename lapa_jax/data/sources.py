@@ -94,7 +94,7 @@ def decode(folder: str, split: str, data: Mapping[str, Any]) -> pathlib.Path:
     if not os.path.isdir(folder):
         what = "it is a file" if os.path.exists(folder) else "no such folder"
         raise errors.UserError(
-            f"no dataset at {folder} ({what}): set data.directory, or make one with data/tabletop/build.py"
+            f"no dataset at {folder} ({what}): set data.directory, or make one with data/simulated/build.py"
         )
     source = recordings_of(folder, split, data)
     chosen = data["clips"]

@@ -153,7 +153,7 @@ def test_fingerprint_tells_views_splits_and_contents_apart(tabletop_dataset, vid
 
 
 def test_missing_dataset_says_how_to_build_one(tmp_path):
-    with pytest.raises(errors.UserError, match="data/tabletop/build.py"):
+    with pytest.raises(errors.UserError, match="data/simulated/build.py"):
         rlds.open_episodes(tmp_path / "nothing", "train")
 
 

@@ -1,4 +1,4 @@
-"""The table, first half: Bridge, RT-X and Language Table, and our own tabletop. Data only.
+"""The table, first half: Bridge, RT-X and Language Table, and what is simulated here. Data only.
 
 Keys and widths are those of the TFDS catalog (versions 0.1.0), of the Bridge files at
 rail.eecs.berkeley.edu and of Language Table 0.0.1. Rates are the control frequencies of
@@ -62,8 +62,21 @@ ENTRIES = (
         proprio=(Part("observation/effector_translation"),),
         widths={"action": 2, "observation/effector_translation": 2},
         action_dim_names=("dx", "dy"),
-        source="data/tabletop",
+        source="data/simulated",
         note="Simulated here; metres.",
+    ),
+    Entry(
+        name="metaworld",
+        rate=20,
+        images={"image_primary": "observation/image"},
+        instruction="language_instruction",
+        action=(Part("action"),),
+        proprio=(Part("observation/effector_translation"), Part("observation/gripper_opening")),
+        widths={"action": 4, "observation/effector_translation": 3, "observation/gripper_opening": 1},
+        action_dim_names=("dx", "dy", "dz", "gripper_effort"),
+        gripper="effort, -1 opens, +1 closes, as the simulator takes it",
+        source="data/simulated",
+        note="Simulated here. Movements of the hand's target in the robot's frame, within +-1: 4 cm a step.",
     ),
     Entry(
         name="bridge_dataset",

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lapa_jax.envs import tabletop
+from lapa_jax.envs import checks, extras
 from lapa_jax.envs.tabletop import language, scene, tasks
 from lapa_jax.errors import UserError
 
-gymnasium = tabletop.require("gymnasium")
+gymnasium = extras.require("gymnasium", "tabletop")
 
 ACTION_LIMIT = 0.03  # metres per control step, each component
 CHARSET = string.ascii_lowercase + " "
@@ -20,8 +20,9 @@ class TabletopEnv(gymnasium.Env):
     """Push coloured blocks as told. 10 Hz, reward 1 on success, which ends the episode.
 
     Observation: `image` uint8[S, S, 3] from above (right is +x, up is +y), `instruction` str,
-    `effector` float32[2] in metres. Action: float32[2], (x, y) displacement of the effector in
-    metres, clipped to +-0.03. `info` has `family`, `success` and `instruction`.
+    `effector` float32[2] in metres, also as `proprio`, the name that policies know. Action: float32[2],
+    (x, y) displacement of the effector in metres, clipped to +-0.03. `info` has `family`, `success` and
+    `instruction`.
 
     Args:
         split: what instructions may name: `video`, `labelled` or `heldout` (see `language.py`).
@@ -35,6 +36,12 @@ class TabletopEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    action_space_description = {
+        "names": ["dx", "dy"],
+        "units": ["m", "m"],
+        "convention": "displacement of the effector in the table's frame, per step of 0.1 s: right and up",
+    }
+    proprio_description = {"parts": {"effector_translation": ["x", "y"]}, "units": ["m", "m"]}
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class TabletopEnv(gymnasium.Env):
             image=spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
             instruction=spaces.Text(128, charset=CHARSET),
             effector=spaces.Box(-limit, limit, (2,), np.float32),
+            proprio=spaces.Box(-limit, limit, (2,), np.float32),
         )
 
     @property
@@ -104,7 +112,8 @@ class TabletopEnv(gymnasium.Env):
         """Moves the effector; raises UserError for an action that is not two finite numbers."""
         if self.task is None:
             raise UserError("the tabletop has no episode yet: call reset() before step()")
-        self._scene.step(np.clip(_checked_action(action), -ACTION_LIMIT, ACTION_LIMIT))
+        action = checks.action(action, 2, "metres along x and y")
+        self._scene.step(np.clip(action, -ACTION_LIMIT, ACTION_LIMIT))
         self.num_steps += 1
         success = tasks.succeeded(self.task, self.effector, self.blocks)
         truncated = self.num_steps >= self._max_steps and not success
@@ -128,10 +137,12 @@ class TabletopEnv(gymnasium.Env):
         return [(str(colour), str(shape)) for colour, shape in zip(colours, shapes, strict=True)]
 
     def _observe(self) -> dict[str, Any]:
+        effector = self.effector.astype(np.float32)
         return {
             "image": self._scene.render(),
             "instruction": self._instruction,
-            "effector": self.effector.astype(np.float32),
+            "effector": effector,
+            "proprio": effector.copy(),
         }
 
     def _info(self, success: bool) -> dict[str, Any]:
@@ -142,26 +153,11 @@ class TabletopEnv(gymnasium.Env):
 def _check_arguments(
     families: Sequence[str], num_objects: int, image_size: int, max_steps: int
 ) -> None:
-    unknown = [family for family in families if family not in tasks.FAMILIES]
-    if unknown or not families:
-        raise UserError(
-            f"unknown tabletop families {unknown}: choose some of {', '.join(tasks.FAMILIES)}"
-        )
-    if image_size < 1 or max_steps < 1:
-        raise UserError(f"image_size={image_size}, max_steps={max_steps}: give positive numbers")
+    checks.families(families, tasks.FAMILIES, "tabletop")
+    checks.positive(image_size=image_size, max_steps=max_steps)
     fewest = 2 if set(families) & set(tasks.FAMILIES_OF_TWO) else 1
     most = len(language.COLOURS)
     if not fewest <= num_objects <= most:
         raise UserError(
             f"num_objects={num_objects}: these families take {fewest} to {most} objects"
         )
-
-
-def _checked_action(action: np.ndarray) -> np.ndarray:
-    try:
-        array = np.asarray(action, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.shape != (2,) or not np.isfinite(array).all():
-        raise UserError(f"action {action!r}: give two finite numbers, metres along x and y")
-    return array

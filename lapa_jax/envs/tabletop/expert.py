@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lapa_jax.envs.drift import Drift
 from lapa_jax.envs.tabletop import language, tasks
 
 SPEED = 0.028  # metres per step
@@ -9,15 +10,13 @@ BEHIND = 0.080  # metres from a block's centre to the spot from which it is push
 CLEARANCE = 0.072  # metres kept between the effector and the centre of a block on the way
 CONE = 0.55  # pushing starts within this lateral / backward ratio
 CENTRING = 15.0  # 1/metres: how hard the effector steers to the pushing line
-NOISE_MEMORY = 0.8  # AR(1) coefficient of the perturbation, per step
 
 
 class Expert:
     """Closed-loop pusher. `noise` is the std, in metres per step, of a smooth perturbation."""
 
     def __init__(self, noise: float = 0.0):
-        self._noise = noise
-        self._drift = np.zeros(2)
+        self._drift = Drift(noise, 2)
 
     def action(self, env, rng: np.random.Generator) -> np.ndarray:
         """float32[2]: displacement for the current state of `env`; clip it to the action box.
@@ -26,12 +25,9 @@ class Expert:
         """
         env = env.unwrapped
         heading = plan(env.task, env.effector, env.blocks)
-        if env.num_steps == 0:
-            self._drift = np.zeros(2)
-        fresh = rng.normal(0.0, self._noise * np.sqrt(1 - NOISE_MEMORY**2), 2)
-        self._drift = NOISE_MEMORY * self._drift + fresh
+        drift = self._drift.step(rng, first=env.num_steps == 0)
         limit = env.action_space.high
-        return np.clip(SPEED * heading + self._drift, -limit, limit).astype(np.float32)
+        return np.clip(SPEED * heading + drift, -limit, limit).astype(np.float32)
 
 
 def plan(task: tasks.Task, effector: np.ndarray, blocks: np.ndarray) -> np.ndarray:

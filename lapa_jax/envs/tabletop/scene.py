@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lapa_jax.envs import tabletop
+from lapa_jax.envs import extras
 from lapa_jax.envs.tabletop import appearance, language, tasks
 
-pybullet = tabletop.require("pybullet")
-bullet_client = tabletop.require("pybullet_utils.bullet_client")
+pybullet = extras.require("pybullet", "tabletop")
+bullet_client = extras.require("pybullet_utils.bullet_client", "tabletop")
 
 CAMERA_HEIGHT = 3.0  # metres; far away, so that tall bodies hardly lean outwards
 CONTROL_SECONDS = 0.1

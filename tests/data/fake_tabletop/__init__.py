@@ -1,12 +1,19 @@
 """A stand-in for the simulator: random walks of 9 to 12 steps, of which every third fails."""
 
+import types
+
 import numpy as np
 
 WORDS = ("push the red block left", "point at the blue star", "push the green moon away")
 
 
 class FakeEnv:
-    def __init__(self, split, image_size):
+    metadata = {"render_fps": 10}
+    action_space_description = {"names": ["dx", "dy"]}
+    proprio_description = {"parts": {"effector_translation": ["x", "y"]}}
+    action_space = types.SimpleNamespace(shape=(2,))
+
+    def __init__(self, split="video", image_size=64):
         self.split, self.image_size = split, image_size
 
     def reset(self, seed):
@@ -23,14 +30,17 @@ class FakeEnv:
         success = ended and self._success
         return self._observe(), float(success), success, ended and not success, self._info(success)
 
+    def close(self):
+        pass
+
     def _observe(self):
         shape = (self.image_size, self.image_size, 3)
         image = self._rng.integers(0, 256, shape, dtype=np.uint8)
-        return {"image": image, "instruction": self._instruction, "effector": self._position}
+        return {"image": image, "instruction": self._instruction, "proprio": self._position}
 
     def _info(self, success):
         return {"family": "push", "success": success}
 
 
-def make(split, image_size):
-    return FakeEnv(split, image_size)
+def make(image_size):
+    return FakeEnv(image_size=image_size)

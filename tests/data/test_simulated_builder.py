@@ -1,18 +1,23 @@
 """The builder writes standard RLDS, keeps successes only, and never leaves half a dataset."""
 
 import dataclasses
+import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import build
 import demonstrations
+import environments
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lapa_jax import errors
-from lapa_jax.data import rlds
+from lapa_jax import envs, errors
+from lapa_jax.data import rlds, transforms
+from lapa_jax.data.tables import standard
 
 
 def test_splits_counts_and_features(tabletop_dataset):
@@ -22,6 +27,7 @@ def test_splits_counts_and_features(tabletop_dataset):
     assert info.file_format.value == "array_record"
     assert set(info.features["episode_metadata"]) == {"family", "seed", "success"}
     assert sum(info.metadata["dropped"].values()) > 0
+    assert info.metadata["declared"]["action_space"]["names"] == ["dx", "dy"] and info.metadata["env_splits"] == {}
 
 
 def test_tensorflow_is_not_needed(tmp_path):
@@ -137,3 +143,71 @@ def test_command_line_prints_one_line_for_a_user_error(tmp_path):
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line]
     assert lines[-1].startswith("error: val_episodes") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("environment, args", [("tabletop", "{}"), ("metaworld", '{"families": ["faucet-open"]}')])
+def test_a_recorded_episode_can_be_played_again(environment, args):
+    package = {"tabletop": "pybullet"}.get(environment, environment)
+    if importlib.util.find_spec(package) is None:  # mujoco must not be imported before MUJOCO_GL is set
+        pytest.skip(f"{environment} needs `pip install -e .[{environment}]`")
+    path = envs.module_path(environment)
+    noise = environments.named(path).expert_noise
+    recipe = demonstrations.Recipe(
+        1, 1, 1, expert_noise=noise, environment=path, name=environment, env_args=args
+    )
+    episode = demonstrations.simulate(recipe, "labelled", recipe.episode_seed("labelled", 0))
+    env = recipe.make("labelled")
+    observation, info = env.reset(seed=episode["seed"])
+    for t, action in enumerate(episode["actions"]):
+        np.testing.assert_array_equal(observation["image"], transforms.decode_image(episode["images"][t]))
+        np.testing.assert_array_equal(observation["proprio"], episode["proprio"][t])
+        observation, reward, *_, info = env.step(action)
+        assert reward == episode["rewards"][t]
+    env.close()
+    demonstrations._environment(recipe, "labelled")[0].close()
+    assert info["success"] == episode["success"] and info["family"] == episode["family"]
+
+
+@pytest.mark.parametrize("environment", ["lapa_jax.envs.metaworld", "lapa_jax.envs.tabletop"])
+def test_what_is_stored_is_what_the_table_reads(environment):
+    """Names, widths and rate, without recording: the environments say them of themselves."""
+    pytest.importorskip("gymnasium", reason="the environments need gymnasium: the extras [tabletop], [metaworld]")
+    if environment.endswith("tabletop"):
+        pytest.importorskip("pybullet", reason="the tabletop needs pybullet: the extra [tabletop]")
+    said = demonstrations.declared(demonstrations.Recipe(1, 1, 1, environment=environment))
+    entry = standard.lookup(environment.rpartition(".")[2])
+    assert list(entry.action_dim_names) == said["action_space"]["names"] and entry.rate == said["rate_hz"]
+    widths = {f"observation/{name}": len(columns) for name, columns in said["proprio"]["parts"].items()}
+    assert [part.key for part in entry.proprio] == list(widths)
+    assert entry.widths == {"action": len(entry.action_dim_names), **widths}
+
+
+def test_an_environment_that_declares_nothing_is_refused(monkeypatch, tabletop_recipe):
+    import fake_tabletop
+
+    monkeypatch.delattr(fake_tabletop.FakeEnv, "action_space_description")
+    with pytest.raises(errors.UserError, match="declare metadata.*names for its 2 numbers"):
+        demonstrations.declared(tabletop_recipe)
+
+
+def test_arguments_of_the_environment_are_part_of_the_recipe(tabletop_recipe):
+    same, other = (
+        dataclasses.replace(tabletop_recipe, env_args=args) for args in ('{"a": 1, "b": 2}', '{"b":2,"a":1}')
+    )
+    assert same == other
+    for wrong in ("{", "[]", '{"split": "video"}'):
+        with pytest.raises(errors.UserError, match="env_args"):
+            dataclasses.replace(tabletop_recipe, env_args=wrong)
+    with pytest.raises(errors.UserError, match="cannot be made so: .*unexpected keyword argument"):
+        demonstrations.declared(dataclasses.replace(tabletop_recipe, env_args='{"colour": 1}'))
+
+
+def test_a_dataset_from_before_there_were_arguments_is_the_same(tabletop_dataset, tabletop_recipe, tmp_path):
+    """Its recipe says neither a name nor arguments."""
+    folder = shutil.copytree(tabletop_dataset / "tabletop", tmp_path / "tabletop") / "1.0.0"
+    path = folder / "metadata.json"
+    stored = json.loads(path.read_text())
+    for key in ("name", "env_args"):
+        del stored["recipe"][key]
+    path.write_text(json.dumps(stored))
+    assert build.build(tmp_path, tabletop_recipe, num_workers=0) == folder.resolve()

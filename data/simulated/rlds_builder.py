@@ -1,23 +1,25 @@
-"""The tabletop demonstrations as an RLDS dataset (TFDS, ArrayRecord, no TensorFlow)."""
+"""Demonstrations in a simulator as an RLDS dataset (TFDS, ArrayRecord, no TensorFlow)."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import demonstrations
+import environments
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-_DESCRIPTION = """A scripted expert pushes blocks on a simulated table as an instruction says.
+_DESCRIPTION = """{environment}
 
 Splits: `train` and `val` for learning from video, `labelled` for the few robot actions.
 Step t holds observation t and the action taken in it; the last step is the one that succeeds.
 """
 
 
-class Tabletop(tfds.core.GeneratorBasedBuilder):
-    """Simulates while it writes; `info.metadata` has the recipe and the number of drops."""
+class Simulated(tfds.core.GeneratorBasedBuilder):
+    """Simulates while it writes; `info.metadata` has the recipe, what the environment declares of its numbers, and
+    the number of drops."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
@@ -26,22 +28,27 @@ class Tabletop(tfds.core.GeneratorBasedBuilder):
         self, *, recipe: demonstrations.Recipe | None = None, num_workers: int = 2, **kwargs: Any
     ):
         self._recipe = recipe or demonstrations.Recipe()
+        self.name = self._recipe.name  # TFDS would take that of the class
         self._num_workers = num_workers
+        self._declared = demonstrations.declared(self._recipe)
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self._recipe.image_size
+        recipe, declared = dataclasses.asdict(self._recipe), self._declared
+        entry = environments.named(self._recipe.environment)
         return tfds.core.DatasetInfo(
             builder=self,
-            description=_DESCRIPTION,
-            features=_features(size),
-            metadata=tfds.core.MetadataDict(recipe=dataclasses.asdict(self._recipe), dropped={}),
+            description=_DESCRIPTION.format(environment=entry.description),
+            features=_features(self._recipe.image_size, declared),
+            metadata=tfds.core.MetadataDict(
+                recipe=recipe, env_splits=dict(entry.splits), declared=declared, dropped={}
+            ),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
-        return {split: self._generate_examples(split) for split in ("train", "val", "labelled")}
+        return {split: self._generate_examples(split) for split in environments.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         dropped = 0
@@ -57,19 +64,21 @@ class Tabletop(tfds.core.GeneratorBasedBuilder):
             for episode in demonstrations.demonstrations(
                 self._recipe, split, self._num_workers, on_attempt
             ):
-                yield episode["seed"], _example(episode)
+                yield episode["seed"], _example(episode, self._declared["proprio"]["parts"])
         self.info.metadata["dropped"][split] = dropped
 
 
-def _features(image_size: int) -> tfds.features.FeaturesDict:
+def _features(image_size: int, declared: Mapping[str, Any]) -> tfds.features.FeaturesDict:
     features = tfds.features
-    observation = {
-        "image": features.Image(shape=(image_size, image_size, 3), encoding_format="png"),
-        "effector_translation": features.Tensor(shape=(2,), dtype=np.float32),
+    proprio = {
+        name: features.Tensor(shape=(len(columns),), dtype=np.float32)
+        for name, columns in declared["proprio"]["parts"].items()
     }
     steps = {
-        "observation": observation,
-        "action": features.Tensor(shape=(2,), dtype=np.float32),
+        "observation": {
+            "image": features.Image(shape=(image_size, image_size, 3), encoding_format="png"), **proprio
+        },
+        "action": features.Tensor(shape=(len(declared["action_space"]["names"]),), dtype=np.float32),
         "reward": np.float32,
         "discount": np.float32,
         "is_first": np.bool_,
@@ -83,12 +92,13 @@ def _features(image_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def _example(episode: dict[str, Any]) -> dict[str, Any]:
+def _example(episode: dict[str, Any], parts: Mapping[str, list[str]]) -> dict[str, Any]:
     """One simulated episode as an RLDS example; images stay the PNG bytes that they are."""
     last = len(episode["images"]) - 1
+    proprio = demonstrations.columns(episode["proprio"], parts)
     steps = [
         {
-            "observation": {"image": image, "effector_translation": episode["effector"][t]},
+            "observation": {"image": image, **{name: rows[t] for name, rows in proprio.items()}},
             "action": episode["actions"][t],
             "reward": episode["rewards"][t],
             "discount": np.float32(t != last),
