@@ -47,7 +47,7 @@ def main(_: Any) -> None:
     launch.start(config)
     served = app.make(Policy.from_checkpoint(config.policy), limits)
     if token is None and not only_this_machine(config.host):
-        print("[serve] anyone who reaches this machine can ask; --config.token_file=FILE asks for a token", flush=True)
+        print("[serve] anyone who reaches this machine may ask: --config.token_file=FILE changes that", flush=True)
     host, port = listening.getsockname()[:2]
     print(f"[serve] {config.policy} at ws://{host}:{port} and http://{host}:{port}/act", flush=True)
     server.run(served, listening)

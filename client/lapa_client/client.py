@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ class Client:
     def __init__(self, uri: str, token: str | None = None, wait_s: float = 60.0, timeout_s: float = 30.0) -> None:
         self.uri, self.wait_s, self.timeout_s = uri, wait_s, timeout_s
         self._headers = {"Authorization": f"Bearer {token}"} if token else None
-        self._lock, self._connection = threading.Lock(), None
+        self._lock, self._connection, self._end = threading.Lock(), None, contextlib.ExitStack()
         self.metadata: dict[str, Any] = {}
         self._connect(wait_s)
 
@@ -77,9 +78,8 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; the next `infer` would open it again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection = None
+        self._end.close()
 
     def __enter__(self) -> Client:
         return self
@@ -89,7 +89,7 @@ class Client:
 
     def _ask(self, message: bytes) -> dict[str, Any]:
         try:
-            self._connection.send(message)
+            self._send(message)
             return self._receive(self.timeout_s)
         except ServerError:
             self.close()  # the server closes after an error, too
@@ -97,6 +97,17 @@ class Client:
         except _LOST as error:
             self.close()
             raise _lost(error) from error
+
+    def _send(self, message: bytes) -> None:
+        """Once more over a new connection, where the server had ended the old one before."""
+        try:
+            self._connection.send(message)
+        except websockets.exceptions.ConnectionClosed as error:
+            if error.rcvd is None or error.rcvd.code not in (1001, 1012):
+                raise
+            self.close()
+            self._connect(min(self.wait_s, self.timeout_s))
+            self._connection.send(message)
 
     def _receive(self, timeout_s: float) -> Any:
         try:
@@ -124,9 +135,10 @@ class Client:
     def _open(self, wait_s: float) -> None:
         """One attempt. What passes (the server starts, ends or is full) is Unreachable, the rest ServerError."""
         try:
-            self._connection = websockets.sync.client.connect(
+            connecting = websockets.sync.client.connect(
                 self.uri, additional_headers=self._headers, compression=None, max_size=None, open_timeout=wait_s
             )
+            self._connection = self._end.enter_context(connecting)
             self.metadata = self._receive(wait_s)
         except websockets.exceptions.InvalidStatus as error:
             raise _refused(error.response) from None

@@ -154,6 +154,8 @@ def _check_depth(message: Any) -> None:
 
 
 def _inside(one: Any) -> Any:
+    if isinstance(one, msgpack.Timestamp):
+        raise BadMessage("a time stamp: this protocol has none")
     if isinstance(one, dict):
         return one.values()
     return one if isinstance(one, list) else ()

@@ -17,8 +17,9 @@ from lapa_jax.serving.service import Service
 
 SPARE = 64
 """Connections beyond the limit that are still told so; more are cut."""
-LINGER_S = 2.0
-"""How long a connection stays open after its last word: closed at once, what the client sends would destroy it."""
+LINGER_S, QUIET_S = 2.0, 0.2
+"""After its last word a connection stays open for so long, or until the client has been silent for so long. Were it
+closed at once, what the client still sends would destroy that word on its way."""
 
 
 class Http(H11Protocol):
@@ -103,7 +104,7 @@ class Websocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._ended:
-            return  # what comes after the last word is not read
+            return self._close_later()  # what comes after the last word is not read
         self._finished = False
         super().data_received(data)
         if self._finished and not self.frames:
@@ -162,10 +163,14 @@ class Websocket(WebSocketsSansIOProtocol):
         self._close_later()
 
     def _close_later(self) -> None:
-        self.close_sent = True
-        self.stop_keepalive()
-        self._stop_waiting()
-        self.close_timer = self.loop.call_later(LINGER_S, self.transport.abort)
+        now = self.loop.time()
+        if self.close_timer is None:
+            self.close_sent, self._latest = True, now + LINGER_S
+            self.stop_keepalive()
+            self._stop_waiting()
+        else:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_at(min(now + QUIET_S, self._latest), self.transport.abort)
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()

@@ -111,7 +111,7 @@ def respond(failure: Failure, close: bool = False) -> Response:
 
 
 async def refuse(failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
-    """`respond` to a request that was not read. It is read for a while first: who is still sending hears nothing."""
+    """`respond` to a request that was not read. It is read for a while first: who still sends does not hear."""
     try:
         async with asyncio.timeout(LISTEN_S):
             while (await receive()).get("more_body"):

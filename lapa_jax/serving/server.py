@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                loop="asyncio",  # uvloop where it happens to be installed would be another server than the tested one
+                loop="asyncio",  # uvloop, where it happens to be installed, would not be what was tested
             )
         )
 
