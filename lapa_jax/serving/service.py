@@ -130,7 +130,8 @@ class Service:
     async def drain(self) -> None:
         """Refuses what is new and waits for what is running, `grace_s` at most."""
         self.ending.set()
+        self.ready.set()  # who waits for it is told
         self.metrics.ready.set(0)
         until = time.monotonic() + self.options.grace_s
-        while any(self.running.values()) and not self.hurry and time.monotonic() < until:
+        while (self.open or any(self.running.values())) and not self.hurry and time.monotonic() < until:
             await asyncio.sleep(0.02)

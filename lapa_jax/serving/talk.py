@@ -79,6 +79,7 @@ async def talk(websocket: WebSocket) -> None:
     with contextlib.suppress(*GONE), service.connection():
         try:
             await inbox.during(service.ready.wait())
+            service.check_ready()
             await websocket.send_bytes(service.greeting)
             await _answer_all(websocket, inbox, service)
         except Failure as failure:
