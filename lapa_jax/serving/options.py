@@ -28,7 +28,7 @@ class Options:
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_batch: int = 8
     max_wait_ms: float = 2.0
-    max_queue: int = 64
+    max_queue: int = 128
     max_message_mb: float = 16.0
     max_pixels: int = 4096 * 4096
     max_connections: int = 128

@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Notes that it was told to end. uvicorn's own would raise the signal again at the end and exit with it."""
         if self.should_exit:
-            self.force_exit = self.service.hurry = True
+            self.service.hurry = True
         self.should_exit = True
 
 

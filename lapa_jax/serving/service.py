@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-import lapa_jax
 from lapa_client import messages
+from lapa_jax import __version__
 from lapa_jax.serving.batching import Batcher
 from lapa_jax.serving.calls import Calls, Policy
 from lapa_jax.serving.failures import Failure
@@ -46,7 +46,7 @@ class Service:
         self.open = 0
         self.batcher = Batcher(Calls(policy, options.sizes), options, self.metrics, self._clients)
         limits = {"max_batch": options.max_batch, "max_message_bytes": options.max_bytes}
-        server = {"name": "lapa_jax", "version": lapa_jax.__version__, "protocol": PROTOCOL, **limits}
+        server = {"name": "lapa_jax", "version": __version__, "protocol": PROTOCOL, **limits}
         self.metadata = {**policy.metadata, "server": server}
 
     @functools.cached_property
