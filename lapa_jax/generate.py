@@ -96,9 +96,26 @@ def generate(
     Raises:
         UserError: the model has no head or no table of that name, or no key to draw with.
     """
+    prompt, seen = model.apply(variables, prompt, image, text, method="see")
+    options = dict(name=name, count=count, sampling=sampling, key=key, allowed=allowed)
+    return continued(model, variables, prompt, seen, **options)
+
+
+def continued(
+    model: vlm.LatentActionVLM,
+    variables: Any,
+    prompt: Tokens,
+    seen: jax.Array | None,
+    *,
+    name: str = "latent",
+    count: int,
+    sampling: Sampling = GREEDY,
+    key: jax.Array | None = None,
+    allowed: jax.Array | None = None,
+) -> Generated:
+    """`generate` after a prompt whose images have been seen already (`vlm.LatentActionVLM.see`)."""
     _check(model, name, count, sampling, key)
     kind, key = vocab.NAMES.index(name), jax.random.key(0) if key is None else key
-    prompt, seen = model.apply(variables, prompt, image, text, method="see")
     hidden, cache = model.apply(variables, prompt, seen, count - 1, method="prefill")
 
     def pick(hidden: jax.Array, nth: Any) -> Generated:

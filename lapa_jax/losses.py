@@ -38,9 +38,17 @@ def action_regression(prediction: jax.Array, target: jax.Array, mask: jax.Array)
     Args:
         prediction, target: float[B, horizon, A]. mask: bool[B, horizon], False past the episode's end.
     """
-    error = prediction - target
-    per_step = jnp.mean(jnp.abs(error) + jnp.square(error), axis=-1)
-    return _mean(per_step, mask)
+    return action_l1(prediction, target, mask) + action_l2(prediction, target, mask)
+
+
+def action_l1(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute error; arguments of `action_regression`."""
+    return _mean(jnp.mean(jnp.abs(prediction - target), axis=-1), mask)
+
+
+def action_l2(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared error; arguments of `action_regression`."""
+    return _mean(jnp.mean(jnp.square(prediction - target), axis=-1), mask)
 
 
 def masked_cross_entropy(

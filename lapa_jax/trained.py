@@ -76,13 +76,19 @@ class Planner:
             return official_images.squared(image, self.image_size)
         return transforms.resize(image, self.image_size)
 
-    def prompts(self, instructions: Sequence[str]) -> dict[str, np.ndarray]:
+    def prompts(
+        self, instructions: Sequence[str], layout: layouts.Layout | None = None
+    ) -> dict[str, np.ndarray]:
         """The prompts of some instructions as a batch: tokens, kinds, segments int32[B, T], and text if wanted.
+
+        Args:
+            layout: None: the planner's own.
 
         Raises:
             UserError: an instruction is too long.
         """
-        return sequences.stack([self.layout.prompt(instruction) for instruction in instructions])
+        layout = layout or self.layout
+        return sequences.stack([layout.prompt(instruction) for instruction in instructions])
 
     def example(self) -> dict[str, np.ndarray]:
         """A batch of one prompt with an image uint8[1, H, W, 3]."""

@@ -45,6 +45,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/stacks.py": (),
         "lapa_jax/cpu.py": (),
         "lapa_jax/chunking.py": ("errors",),
+        "lapa_jax/actions/": ("actions", "data", "errors", "generate", "losses", "models", "trained", "vocab"),
         "lapa_jax/adamw.py": ("moments", "rounding", "sharding", "stacks"),
         "lapa_jax/optimizers.py": ("adamw", "errors", "moments", "selection"),
         "lapa_jax/accumulation.py": ("errors", "sharding"),

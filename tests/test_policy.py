@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lapa_jax import checkpoints, errors, policy, sharding, trained, training, vocab
+from lapa_jax.actions import inputs
+from lapa_jax.actions import task as task_lib
 from lapa_jax.data import layouts, prompts, statistics, transforms
 from lapa_jax.models import heads, token_stream
 
@@ -14,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint
 
 
 @pytest.fixture(scope="module")
-def assets():
+def task():
     tokenizer = prompts.train_tokenizer(WORDS, length=7)
     actions = [np.random.default_rng(0).uniform(-0.03, 0.03, (50, 2)).astype(np.float32)]
     model = dict(
@@ -23,27 +25,22 @@ def assets():
     )
     layout = layouts.Clean(tokenizer, num_image_tokens=8, code_length=2, by_word=True)
     planner = trained.Planner.of(model, layout, None, image_size=16)
-    stats = statistics.compute(actions, "quantile")
-    return policy.describe(planner.to_json(), stats, {"horizon": 3, "width": 16})
+    head = dict(kind="latents", horizon=3, width=16)
+    return task_lib.ActionTask.of(planner, head, statistics.compute(actions, "quantile"))
 
 
 @pytest.fixture(scope="module")
-def model(assets):
-    return policy.build(assets)
-
-
-@pytest.fixture(scope="module")
-def state(model, assets):
+def state(task):
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        return training.init_sharded(training.make_init(policy.init_fn(model, assets)), mesh, seed=0)
+        return training.init_sharded(training.make_init(task.init_fn()), mesh, seed=0)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, state, assets):
+def folder(tmp_path_factory, state, task):
     """A finetune run with one checkpoint, saved from 8 devices."""
     workdir = tmp_path_factory.mktemp("finetune")
-    with checkpoints.Checkpoints(workdir, {"seed": 0}, assets) as saved:
+    with checkpoints.Checkpoints(workdir, {"seed": 0}, task.to_json()) as saved:
         saved.save(5, state, {"position": 0})
         saved.wait()
     return workdir
@@ -54,17 +51,16 @@ def served(folder):
     return policy.Policy.from_checkpoint(folder)
 
 
-def network_inputs(assets, images):
-    planner = trained.Planner.from_json(assets)
-    return policy.network_inputs(planner, {}, planner.prompts(WORDS) | {"image": images})
+def prompts_of(task, images):
+    return task.planner.prompts(WORDS, task.layout) | {"image": images}
 
 
-def test_a_checkpoint_is_all_a_policy_needs(served, model, state, assets):
+def test_a_checkpoint_is_all_a_policy_needs(served, state, task):
     """Its actions are the network's own, on resized images, in metres."""
-    inputs = network_inputs(assets, np.stack([transforms.resize(image, 16) for image in IMAGES]))
+    batch = prompts_of(task, np.stack([transforms.resize(image, 16) for image in IMAGES]))
     params = jax.tree.map(np.asarray, state.params)
-    normalised = np.asarray(model.apply({"params": params}, *inputs))
-    expected = statistics.Statistics.from_json(assets["statistics"]).unnormalise(normalised)
+    normalised = np.asarray(task.normalised({"params": params}, batch))
+    expected = task.statistics.unnormalise(normalised)
     actions = served.infer({"image": IMAGES, "instruction": WORDS})["actions"]
     assert actions.shape == (2, 3, 2) and actions.dtype == np.float32
     np.testing.assert_allclose(actions, expected, atol=1e-5)
@@ -81,20 +77,23 @@ def test_single_and_batched_calls_agree_and_repeat(served):
         np.testing.assert_allclose(one, batch[i], atol=1e-5)
 
 
-def test_planning_is_greedy(model, state, assets):
-    """The head sees the tokens that the VLM, fed its own best tokens, finds most likely."""
-    prompt, images, text = network_inputs(assets, IMAGES[:, :16, :16])
-    params = jax.tree.map(np.asarray, state.params)
+def test_planning_is_greedy(served, state, task):
+    """The head sees the tokens that the VLM, fed its own best tokens, finds most likely, and they are told."""
+    batch = prompts_of(task, IMAGES[:, :16, :16])
+    params, model = jax.tree.map(np.asarray, state.params), task.planner.model
     planner = {"params": params["planner"]}
-    tokens = prompt
+    prompt, seen = inputs.look(task.planner, {"params": params}, batch, batch["image"])
+    tokens, codes = prompt, []
     for _ in range(2):
-        hidden = model.planner.apply(planner, tokens, images[:, None], text[:, None])
-        best = jnp.argmax(model.planner.apply(planner, hidden[:, -1:], method="logits"), axis=-1)
-        tokens = token_stream.concatenate(tokens, token_stream.Tokens.of(best, vocab.LATENT))
-    logits = model.planner.apply(planner, hidden[:, -2:], method="logits")
+        hidden = model.apply(planner, tokens, seen, method="features")
+        codes.append(jnp.argmax(model.apply(planner, hidden[:, -1:], method="logits"), axis=-1))
+        tokens = token_stream.concatenate(tokens, token_stream.Tokens.of(codes[-1], vocab.LATENT))
+    logits = model.apply(planner, hidden[:, -2:], method="logits")
     head = heads.ActionHead(horizon=3, action_dim=2, width=16)
-    expected = head.apply({"params": params["action_head"]}, hidden[:, -2:], logits)
-    np.testing.assert_allclose(model.apply({"params": params}, prompt, images, text), expected, atol=1e-5)
+    expected = head.apply({"params": params["action_head"]}, hidden[:, -2:], logits, jnp.zeros((2, 0)))
+    np.testing.assert_allclose(task.normalised({"params": params}, batch), expected, atol=1e-4)
+    found = served.infer({"image": IMAGES[:, :16, :16], "instruction": WORDS})
+    np.testing.assert_array_equal(found["latents"], jnp.concatenate(codes, axis=1))
 
 
 def test_a_pretrained_planner_replaces_all_but_the_head(state, tmp_path):
@@ -120,6 +119,10 @@ def test_a_pretrained_planner_replaces_all_but_the_head(state, tmp_path):
         (IMAGES, WORDS[0], "as many instructions"),
         (IMAGES, WORDS[:1], "2 images need"),
         (IMAGES[0], "push " * 10, "shorten the instruction"),
+        (IMAGES[:0], [], "empty batch"),
+        (IMAGES[0], 3, "is text, not int"),
+        (IMAGES, ["push", 3], "is text, not int"),
+        (IMAGES[0, :0], WORDS[0], "no pixel"),
     ],
 )
 def test_wrong_observations_are_named(served, image, instruction, message):

@@ -7,9 +7,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lapa_jax import errors, latent_task, policy, sharding, trained, training
-from lapa_jax.data import latent_rows, layouts, prompts, sequences
-from lapa_jax.models import heads, laq, vqgan
+from lapa_jax import errors, latent_task, sharding, trained, training
+from lapa_jax.actions import task as task_lib
+from lapa_jax.data import latent_rows, layouts, prompts, sequences, statistics
+from lapa_jax.models import laq, vqgan
 from lapa_jax.models.quantizers import whiten
 
 ROWS = 16
@@ -63,7 +64,8 @@ MESHES_OF = {
     "laq transformer nsvq": [(2, 2, 2), (1, 8, 1)],
     "tokenizer": [(2, 2, 2), (1, 8, 1)],
     "vlm": [(2, 2, 2), (1, 8, 1)],
-    "policy": [(2, 2, 2)],
+    "policy latents": [(2, 2, 2)],
+    "policy flow": [(2, 2, 2)],
 }
 stages = pytest.mark.parametrize("stage", MESHES_OF, indirect=True)
 
@@ -97,11 +99,11 @@ def make_stage(name, programs, load_config):
         rows = latent_rows.Rows.of(vlm.layout, WORDS)
         task = latent_task.LatentTask(vlm, rows, {"latent": 1.0})
         return programs["pretrain_vlm"].make_loss(task), vlm.init_fn(), vlm_batch(vlm, rows)
-    model = heads.LatentActionPolicy(vlm.model, code_length=2, horizon=2, action_dim=2, head_width=16)
+    stats = statistics.compute([numbers(50, 2)])
+    task = task_lib.ActionTask.of(vlm, dict(kind=name.split()[-1], horizon=2, width=16), stats)
     batch = vlm.prompts([WORDS[nth % 2] for nth in range(ROWS)]) | {"image": images()}
-    one = policy.network_inputs(vlm, {}, {key: jnp.asarray(rows[:1]) for key, rows in batch.items()})
     batch |= {"actions": numbers(ROWS, 2, 2), "action_mask": np.arange(2 * ROWS).reshape(ROWS, 2) % 3 > 0}
-    return programs["finetune"].make_loss(model, vlm), lambda key: model.init(key, *one), batch
+    return programs["finetune"].make_loss(task), task.init_fn(), batch
 
 
 def run(loss_fn, state, batch, mesh):

@@ -16,7 +16,20 @@ def get_config(size: str = "base") -> ConfigDict:
     config.num_steps = 2000
     config.vlm = placeholder(str)  # folder of a pretrain_vlm run: its weights, sizes and tokenizer
     config.scratch = False  # True: its sizes and tokenizer only, fresh weights
-    config.head = dict(horizon=1, width=1024)  # actions a call; hidden units
+    config.tune = "all"  # what is trained: all, head, or lora (and the head)
+    config.lora = dict(rank=16, alpha=16.0, layers="attention|feed_forward")  # of tune=lora; see docs/training.md
+    config.history = 0  # steps between looks, to be told the latents that were planned last; 0: not told
+    config.head = dict(
+        kind="latents",  # or features, bins, l1, flow: see docs/heads.md
+        horizon=1,  # actions a call
+        width=1024,  # hidden units
+        depth=2,  # layers of flow
+        flow_steps=10,  # of flow, from noise to actions
+        bins=256,  # of bins, a dimension
+        bins_file=placeholder(str),  # official CSV of bins, instead of fitting them
+        gripper=placeholder(bool),  # of bins: is the last number one, 0 or 1? None: as the table of datasets says
+    )
+    config.action_space = dict(names="", units="", convention="")  # what actions are, where the table does not say
     config.optimizer = common.get_optimizer(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0,
         clip_norm=1.0,
@@ -25,12 +38,13 @@ def get_config(size: str = "base") -> ConfigDict:
     config.data.split = "labelled"
     config.data.episodes = 100  # the first so many are trained on, the others are held out
     config.data.normalisation = "quantile"  # or "gaussian"
+    config.data.cameras = ()  # beside the main one, by their names: image_secondary, image_wrist
+    config.data.proprio = False  # whether the policy reads the robot's own state
     if size != "base":
         config.update(
-            num_steps=600, batch_size=64, head=dict(horizon=4, width=128),
+            num_steps=600, batch_size=64, head=dict(horizon=4, width=128), tune="head",
             optimizer=dict(
                 learning_rate=1e-3, end_learning_rate=1e-5, warmup_steps=20, b2=0.99, weight_decay=0.01,
-                frozen="^planner/",  # from scratch everything is trained
             ),
             data=dict(episodes=20, decode_once=True),
         )

@@ -1,8 +1,8 @@
 """Actions as the ids of bins that hold equally many of the data, and back: those of the official code.
 
 Every dimension has edges of its own; where values repeat, edges that fall together are one and there are fewer
-bins. The last dimension is a gripper that is 0 or 1 and becomes the ids 0 and 1. Edges are stored in the official
-form of CSV (`simpler.csv`), which comes with published checkpoints.
+bins. The last dimension may be a gripper that is 0 or 1 and becomes the ids 0 and 1; officially it always is. Edges
+are stored in the official form of CSV (`simpler.csv`), which comes with published checkpoints.
 """
 
 import csv
@@ -24,10 +24,12 @@ class ActionBins:
     """Bins of each dimension: bin i of a dimension is [edges[i], edges[i + 1]).
 
     Attributes:
-        edges: float64[bins + 1] a dimension, growing; the last is the gripper's.
+        edges: float64[bins + 1] a dimension, growing.
+        gripper: the last dimension is one, with `GRIPPER_EDGES`, as in all official files.
     """
 
     edges: tuple[np.ndarray, ...]
+    gripper: bool = True
 
     @property
     def counts(self) -> np.ndarray:
@@ -44,13 +46,14 @@ class ActionBins:
         """
         actions = np.asarray(actions, np.float64)
         self._check_width(actions)
-        gripper = actions[..., -1]
         if not np.isfinite(actions).all():
             raise errors.UserError("actions with numbers that are not finite have no bins: leave them out")
-        if (strange := gripper[(gripper != 0) & (gripper != 1)]).size:
-            raise errors.UserError(f"actions whose last number, the gripper, is {strange[0]}: it has to be 0 or 1")
-        ids = [_assign(edges, actions[..., i]) for i, edges in enumerate(self.edges[:-1])]
-        return np.stack([*ids, gripper.astype(np.int32)], axis=-1)
+        gripper = actions[..., -1]
+        if self.gripper and (strange := gripper[(gripper != 0) & (gripper != 1)]).size:
+            raise errors.UserError(
+                f"actions whose last number, the gripper, is {strange[0]}: it has to be 0 or 1, or no gripper"
+            )
+        return np.stack([_assign(edges, actions[..., i]) for i, edges in enumerate(self.edges)], axis=-1)
 
     def decode(self, ids: np.ndarray, legacy: bool = False) -> np.ndarray:
         """int[..., A] -> float64[..., A]: the middle of each bin.
@@ -88,8 +91,11 @@ class ActionBins:
             raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def fit(actions: np.ndarray, num_bins: int) -> ActionBins:
-    """Bins of equally many of `actions` float[N, A]; the last column is the gripper.
+def fit(actions: np.ndarray, num_bins: int, gripper: bool = True) -> ActionBins:
+    """Bins of equally many of `actions` float[N, A].
+
+    Args:
+        gripper: the last column is one: 0 or 1.
 
     Raises:
         UserError: no actions, one that is not finite, or a dimension (but the gripper) that never changes.
@@ -97,12 +103,13 @@ def fit(actions: np.ndarray, num_bins: int) -> ActionBins:
     actions = np.asarray(actions, np.float64)
     if actions.ndim != 2 or not actions.size or not np.isfinite(actions).all() or num_bins < 1:
         raise errors.UserError(f"{num_bins} bins of actions {actions.shape}: they are [N, A], N > 0, and finite")
-    quantiles = np.quantile(actions[:, :-1], np.linspace(0, 1, num_bins + 1), axis=0)
+    scaled = actions[:, :-1] if gripper else actions
+    quantiles = np.quantile(scaled, np.linspace(0, 1, num_bins + 1), axis=0)
     edges = [np.unique(column) for column in quantiles.T]
     constant = [i for i, column in enumerate(edges) if len(column) < 2]
     if constant:
         raise errors.UserError(f"dimension {constant[0]} of the actions never changes: leave it out")
-    return ActionBins((*edges, np.array(GRIPPER_EDGES)))
+    return ActionBins((*edges, np.array(GRIPPER_EDGES)) if gripper else tuple(edges), gripper)
 
 
 def read(path: str | os.PathLike) -> ActionBins:
@@ -120,7 +127,7 @@ def read(path: str | os.PathLike) -> ActionBins:
     edges = tuple(_edges(line, number, path) for number, line in enumerate(lines[1:], 2) if line)
     if len(edges) < 2:
         raise errors.UserError(f"{path} has {len(lines)} lines: give one of numbers, and one for each dimension")
-    return ActionBins(edges)
+    return ActionBins(edges, gripper=np.array_equal(edges[-1], GRIPPER_EDGES))
 
 
 def _edges(line: Sequence[str], number: int, path: str | os.PathLike) -> np.ndarray:

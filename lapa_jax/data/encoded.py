@@ -152,7 +152,12 @@ def check_decoded(resize: str, decode_once: bool) -> None:
 
 
 def read_frame(
-    episodes: episodes_lib.Episodes, episode: int, step: int, image_size: int | None, resize: str = "antialias"
+    episodes: episodes_lib.Episodes,
+    episode: int,
+    step: int,
+    image_size: int | None,
+    resize: str = "antialias",
+    camera: str | None = None,
 ) -> np.ndarray:
     """uint8[H, W, 3]: a frame as an encoder is shown it.
 
@@ -161,8 +166,8 @@ def read_frame(
     """
     check_choices(image_size, resize)
     if resize == "official":
-        return official_images.squared(episodes.frame(episode, step), image_size)
-    return episodes.frame(episode, step, image_size)
+        return official_images.squared(episodes.frame(episode, step, camera=camera), image_size)
+    return episodes.frame(episode, step, image_size, camera)
 
 
 def open_encoded(

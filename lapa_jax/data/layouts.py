@@ -29,25 +29,33 @@ class Layout(abc.ABC):
         code_length: latents a transition.
         by_word: the image has a place for each id of the instruction, and the last of its places, instead of all
             (`image_stem.ImageStem`).
+        images: how many, one after the other: cameras of a robot.
+        answer: what follows, "latent" or "action".
+        answer_length: tokens of it; None: `code_length`.
     """
 
     tokenizer: prompts.Text
     num_image_tokens: int
     code_length: int
     by_word: bool = False
+    images: int = 1
+    answer: str = "latent"
+    answer_length: int | None = None
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
         """Raises UserError when the fields do not fit this layout."""
-        if self.num_image_tokens < 1 or self.code_length < 1:
-            numbers = f"{self.num_image_tokens} image tokens and {self.code_length} latents"
+        if min(self.num_image_tokens, self.code_length, self.images) < 1:
+            numbers = f"{self.images} images of {self.num_image_tokens} tokens and {self.code_length} latents"
             raise errors.UserError(f"a layout with {numbers}: each must be 1 or more")
+        if self.answer not in ("latent", "action"):
+            raise errors.UserError(f"a layout with answer={self.answer!r}: it is latent, or action")
 
     @abc.abstractmethod
     def template(self, instruction: str) -> Tokens:
-        """The training sequence of a step whose latents are all 0.
+        """The training sequence of a step whose latents (or ids of an action) are all 0.
 
         Raises:
             UserError: the instruction is too long.
@@ -58,6 +66,15 @@ class Layout(abc.ABC):
     def prompt_length(self) -> int:
         """Tokens of the longest prompt."""
 
+    @property
+    def kind(self) -> int:
+        """Of what follows (`vocab`)."""
+        return vocab.NAMES.index(self.answer)
+
+    @property
+    def _answers(self) -> list[int]:
+        return [0] * (self.answer_length or self.code_length)
+
     @functools.cached_property
     def targets(self) -> dict[int, int]:
         """Kind -> how many tokens of it are to be predicted, in each sequence."""
@@ -65,14 +82,14 @@ class Layout(abc.ABC):
         return {int(kind): int(np.sum(kinds[loss] == kind)) for kind in np.unique(kinds[loss])}
 
     def prompt(self, instruction: str) -> dict[str, np.ndarray]:
-        """What comes before the first latent, padded on the left: tokens, kinds, segments int32[prompt_length], and
+        """What comes before the answer, padded on the left: tokens, kinds, segments int32[prompt_length], and
         what `text` gives.
 
         Raises:
             UserError: the instruction is too long.
         """
         tokens, kinds, _ = self.template(instruction)
-        size = int(np.argmax(kinds == vocab.LATENT))
+        size = int(np.argmax(kinds == self.kind))
         padding = (self.prompt_length - size, 0)
         return {
             "tokens": np.pad(tokens[:size], padding, constant_values=PAD_ID),
@@ -91,8 +108,8 @@ class Layout(abc.ABC):
     def to_json(self) -> dict[str, Any]:
         """All but the tokenizer; `make` takes it back."""
         name = next(name for name, kind in LAYOUTS.items() if isinstance(self, kind))
-        numbers = {key: getattr(self, key) for key in ("num_image_tokens", "code_length", "by_word")}
-        return {"name": name, **numbers}
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "tokenizer"]
+        return {"name": name, **{field: getattr(self, field) for field in fields}}
 
 
 class Clean(Layout):
@@ -104,16 +121,17 @@ class Clean(Layout):
             (words, vocab.TEXT, False),
             (self._places(len(words)), vocab.IMAGE, False),
             ([self.tokenizer.start_id], vocab.TEXT, False),
-            ([0] * self.code_length, vocab.LATENT, True),
+            (self._answers, self.kind, True),
         )
 
     def _places(self, num_words: int) -> list[int]:
         last = self.num_image_tokens - 1
-        return [*range(num_words), last] if self.by_word else list(range(self.num_image_tokens))
+        one = [*range(num_words), last] if self.by_word else list(range(self.num_image_tokens))
+        return [nth * self.num_image_tokens + place for nth in range(self.images) for place in one]
 
     @property
     def prompt_length(self) -> int:
-        return self.tokenizer.length + self.num_image_tokens + 1
+        return self.tokenizer.length + self.images * self.num_image_tokens + 1
 
 
 class Official(Layout):
@@ -128,16 +146,16 @@ class Official(Layout):
 
     def template(self, instruction: str) -> Tokens:
         whole = official_prompts.INSTRUCTION.format(instruction)
-        places = np.arange(self.num_image_tokens)
-        found = official_prompts.example(self.tokenizer, whole, places, [0] * self.code_length, vocab.LATENT)
-        of_image = (found.kinds == vocab.VISION) & (found.tokens < self.num_image_tokens)
+        places = np.arange(self.images * self.num_image_tokens).reshape(self.images, -1)
+        found = official_prompts.example(self.tokenizer, whole, places, self._answers, self.kind)
+        of_image = (found.kinds == vocab.VISION) & (found.tokens < places.size)
         prompts.check_length(instruction, int(np.argmax(of_image)), self.tokenizer.length)
         return found._replace(kinds=np.where(of_image, vocab.IMAGE, found.kinds).astype(np.int8))
 
     @property
     def prompt_length(self) -> int:
         _, kinds, _ = self.template("")
-        after = int(np.argmax(kinds == vocab.LATENT) - np.argmax(kinds == vocab.IMAGE))
+        after = int(np.argmax(kinds == self.kind) - np.argmax(kinds == vocab.IMAGE))
         return self.tokenizer.length + after
 
 

@@ -1,21 +1,30 @@
 """The four named streams of batches; see `streams` for their order and their state."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from lapa_jax import errors
+from lapa_jax.data import (
+    action_examples,
+    gaps,
+    latent_examples,
+    latent_rows,
+    layouts,
+    packed_stream,
+    prompts,
+    transforms,
+)
 from lapa_jax.data import augment as augment_lib
 from lapa_jax.data import encoded as encoded_lib
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import gaps, latent_examples, latent_rows, layouts, packed_stream, prompts, transforms
 from lapa_jax.data import latents as latents_lib
 from lapa_jax.data import statistics as statistics_lib
 from lapa_jax.data.streams import Batch, Order, Part, Stream, hashed
 
 _OFF = augment_lib.Augment()
+_NOTHING = action_examples.Beside()
 
 
 def frames(
@@ -144,11 +153,12 @@ def action_stream(
     window: int = 1,
     augment: augment_lib.Augment = _OFF,
     resize: str = "antialias",
+    beside: action_examples.Beside = _NOTHING,
     **order: Any,
 ) -> Stream:
     """Frames with the actions that follow: image uint8[B, H, W, 3], the prompt of the layout (tokens, kinds,
     segments int32[B, T], text int32[B, L] where it wants that), actions float32[B, horizon, A] normalised,
-    action_mask bool[B, horizon].
+    action_mask bool[B, horizon], and what `beside` adds.
 
     Past the end of an episode its last action repeats and the mask is False. With window > 1 the image is
     uint8[B, window, H, W, 3], the last one now, with window_mask bool[B, window]; before the first step
@@ -156,27 +166,15 @@ def action_stream(
     `latent_stream`, and `order` takes the other fields of `Order`.
 
     Raises:
-        UserError: episodes of the video view, which have no actions.
+        UserError: episodes of the video view, which have no actions, or without what `beside` names.
     """
-    if horizon < 1:
-        raise errors.UserError(f"horizon {horizon} holds no action; use 1 or more")
-    if window < 1:
-        raise errors.UserError(f"window {window} holds no frame; use 1 or more")
 
     def part(members: episodes_lib.Episodes, weight: float, stats: statistics_lib.Statistics) -> Part:
-        actions, prompt = members["action"], latent_examples.of_each(members, layout.prompt)
-
-        def example(at: tuple[int, int], rng: np.random.Generator) -> Batch:
-            episode, t = at
-            chunk, mask = transforms.chunk(actions[episode], t, horizon)
-            steps, seen = transforms.window(t, window)
-            change = augment.draw(rng)
-            read = functools.partial(encoded_lib.read_frame, members, episode, image_size=image_size, resize=resize)
-            frames = [change(read(int(step))) for step in steps]
-            past = {"image": np.stack(frames), "window_mask": seen} if window > 1 else {"image": frames[0]}
-            return {**past, **prompt(episode), "actions": stats.normalise(chunk), "action_mask": mask}
-
-        name = _name("actions", members, horizon, image_size, resize, window, augment)
+        example = action_examples.Examples(
+            members, layout, stats, horizon, image_size, resize, augment, window, beside
+        )
+        more = beside.identity if beside != _NOTHING else ()
+        name = _name("actions", members, horizon, image_size, resize, window, augment, *more)
         return Part(transforms.StepIndex(members.lengths), example, name, weight)
 
     return _stream(part, episodes, Order(batch_size, seed, **order), _one_each(statistics, episodes, "statistics"))

@@ -57,12 +57,12 @@ class Statistics:
 
     def normalise(self, actions: np.ndarray) -> np.ndarray:
         """float32[..., A] in the data's units -> float32[..., A] of order one."""
-        centre, width = self._centre_and_width()
+        centre, width = self.affine
         return ((actions - centre) / width).astype(np.float32)
 
     def unnormalise(self, actions: np.ndarray) -> np.ndarray:
         """float32[..., A] of order one -> float32[..., A] in the data's units: the inverse of `normalise`."""
-        centre, width = self._centre_and_width()
+        centre, width = self.affine
         return (actions * width + centre).astype(np.float32)
 
     @property
@@ -70,7 +70,9 @@ class Statistics:
         """float32[A]: what becomes 1 by scaling."""
         return self.std if self.scheme == "gaussian" else (self.q99 - self.q01) / 2
 
-    def _centre_and_width(self) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """(centre, width), float32[A] each: normalised is (x - centre) / width. No width is near 0."""
         centre = self.mean if self.scheme == "gaussian" else (self.q99 + self.q01) / 2
         scaled = self.scaled
         keep = ~scaled

@@ -1,34 +1,31 @@
 """Open-loop error of a policy's action chunks on episodes it was not trained on."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import numpy as np
 
-from lapa_jax import trained, training
+from lapa_jax import training
+from lapa_jax.actions import task as task_lib
+from lapa_jax.data import action_examples, loader
 from lapa_jax.data import episodes as episodes_lib
-from lapa_jax.data import loader, statistics
 
 
 def evaluate(
-    predict: Callable[[Any, Any], jax.Array],
+    task: task_lib.ActionTask,
     state: training.TrainState,
     episodes: episodes_lib.Episodes,
-    planner: trained.Planner,
-    stats: statistics.Statistics,
-    horizon: int,
+    beside: action_examples.Beside,
 ) -> dict[str, float]:
     """`mse` of normalised actions, and `zero_mse` of always answering their mean, the floor to beat.
 
     Args:
-        predict: (variables, batch of `loader.action_stream`) -> normalised actions.
+        beside: what the examples of the task hold.
     """
+    planner = task.planner
     stream = loader.action_stream(
-        episodes, planner.layout, stats, horizon, 100,
-        image_size=planner.image_size, resize=planner.resize, repeat=False, shuffle=False,
+        episodes, task.layout, task.statistics, task.horizon, 100,
+        image_size=planner.image_size, resize=planner.resize, beside=beside, repeat=False, shuffle=False,
     )  # fmt: skip
-    forward, variables = jax.jit(predict), {"params": state.params, **state.variables}
+    forward, variables = jax.jit(task.normalised), {"params": state.params, **state.variables}
     squared, zero, count = 0.0, 0.0, 0
     for batch in stream:
         rows, mask = len(batch["tokens"]), batch["action_mask"]

@@ -64,6 +64,8 @@ def _load(body: bytes) -> Any:
         raise Failure("too_large", f"more than {MAX_LISTS} lists: send the image as base64 of a PNG or JPEG")
     try:
         return json.loads(body, object_hook=_array, parse_constant=_no_number)
+    except Failure:
+        raise
     except RecursionError:
         raise Failure("bad_message", "JSON is nested too deep") from None
     except ValueError as error:

@@ -18,7 +18,7 @@ class Policy(Protocol):
 
     metadata: Mapping[str, Any]
 
-    def infer(self, observation: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> Mapping[str, Any]: ...
 
 
 class Calls:
@@ -77,7 +77,7 @@ def likeness(observation: Mapping[str, Any]) -> Any:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error, errors.UserError):
+    if isinstance(error, errors.UserError):  # among them what the policy's own check says
         return Failure("bad_observation", str(error))
     log.error("the policy failed", exc_info=error)
     return Failure("policy_failed", f"the policy failed with {type(error).__name__}: see the server's log")

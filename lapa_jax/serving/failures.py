@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+from lapa_jax import errors
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -38,7 +40,7 @@ PASSES = ("busy", "too_many_connections", "warming_up", "shutting_down")
 """What may be tried again in a second."""
 
 
-class Failure(Exception):
+class Failure(errors.UserError):
     """One request ends with it; the server goes on.
 
     Attributes:

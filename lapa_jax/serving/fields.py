@@ -22,6 +22,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "wrist_image": _WRIST,
     "observation/state": ("proprio",),
     "state": ("proprio",),
+    "last_latents": ("last_latents",),
 }
 """Names of openpi's and OpenVLA's clients -> ours, the first that the policy has.
 
@@ -48,7 +49,8 @@ class Fields:
         self.cameras: Sequence[str] = tuple(metadata["cameras"])
         self.proprio_dim: int | None = metadata.get("proprio_dim")
         self.max_pixels, self._keys = max_pixels, keys
-        self._takes = ("instruction", *self.cameras, *(() if self.proprio_dim is None else ("proprio",)))
+        optional = {"proprio": self.proprio_dim is not None, "last_latents": bool(metadata.get("history"))}
+        self._takes = ("instruction", *self.cameras, *(name for name, taken in optional.items() if taken))
         for name, ours in keys.items():
             if ours and ours not in self._takes:
                 raise errors.UserError(f"keys: {name}={ours}, but this policy takes {', '.join(self._takes)}")
@@ -61,7 +63,8 @@ class Fields:
             image: what stands for an image -> an array.
 
         Returns:
-            Every camera uint8[H, W, 3], `instruction` str, and `proprio` float32[P] and `seed` int where given.
+            Every camera uint8[H, W, 3], `instruction` str, and where given `proprio` float32[P], `last_latents`
+            int32[N] and `seed` int.
 
         Raises:
             Failure: "bad_observation", naming the field and what it should be.
@@ -104,6 +107,8 @@ class Fields:
             return _seed(value)
         if name == "proprio":
             return self._proprio(value)
+        if name == "last_latents":
+            return _latents(value)
         return self._image(name, value)
 
     def _image(self, name: str, value: Any) -> np.ndarray:
@@ -119,10 +124,7 @@ class Fields:
     def _proprio(self, value: Any) -> np.ndarray:
         if self.proprio_dim is None:
             raise _wrong("this policy was trained without proprio: leave it out")
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            array = np.empty(0, object)
+        array = _array(value)
         if array.dtype.kind not in "iuf" or array.shape != (self.proprio_dim,):
             raise _wrong(f"proprio is {_kind(array)}: give {self.proprio_dim} numbers")
         with np.errstate(over="ignore"):
@@ -152,6 +154,22 @@ def _instruction(value: Any) -> str:
     if len(value) > MAX_LETTERS:
         raise _wrong(f"instruction has {len(value)} characters, more than {MAX_LETTERS}")
     return value
+
+
+def _latents(value: Any) -> np.ndarray:
+    """How many there are, and of which codes, is for the policy to judge."""
+    array = _array(value)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.size > 1024 or (abs(array) > 2**30).any():
+        raise _wrong(f"last_latents is {_kind(array)}: give the latents of the last answer")
+    return array.astype(np.int32)
+
+
+def _array(value: Any) -> np.ndarray:
+    """Of lists that differ in length one that is no number."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.empty(0, object)
 
 
 def _seed(value: Any) -> int:

@@ -33,7 +33,7 @@ async def act(request: Request) -> Response:
 async def _answer(request: Request, body: bytes, chunk: bool, service: Service) -> tuple[bytes, str]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     observation, form = await asyncio.to_thread(bodies.parse, kind, body, service.fields)
-    return bodies.answer(await service.infer(observation), form, chunk)
+    return bodies.answer(await service.answer(observation), form, chunk)
 
 
 async def _body(request: Request, service: Service) -> bytes:

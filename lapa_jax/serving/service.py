@@ -61,6 +61,8 @@ class Service:
             for batch in self.options.sizes:
                 example = self.fields.example(size, batch)
                 await self.batcher.in_thread(functools.partial(self.policy.infer, example))
+            example = self.fields.example(size, 1)
+            await self.batcher.in_thread(functools.partial(self.policy.infer, example, seed=0))  # is compiled anew
         except Exception as error:  # noqa: BLE001 - told to whoever runs the server, which ends
             log.error("the policy failed when it was warmed up", exc_info=error)
             self.broken = error
@@ -106,7 +108,11 @@ class Service:
     def count(self, failure: Failure) -> None:
         self.metrics.errors.labels(failure.code).inc()
 
-    async def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+    async def infer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """`answer` to a message that is not checked yet, under any names that `fields` knows."""
+        return await self.answer(self.fields.of(message))
+
+    async def answer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to an observation of `fields.of`, as it is sent.
 
         Returns:

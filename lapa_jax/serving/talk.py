@@ -108,8 +108,7 @@ async def _answer(data: bytes | str, inbox: Inbox, service: Service) -> dict[str
         if isinstance(data, str):
             raise Failure("bad_message", "text: send an observation as a binary message of msgpack")
         try:
-            observation = service.fields.of(messages.unpack(data))
-            return await inbox.during(service.infer(observation))
+            return await inbox.during(service.infer(messages.unpack(data)))
         except messages.BadMessage as error:
             raise Failure("bad_message", str(error)) from None
         except (Failure, *GONE):

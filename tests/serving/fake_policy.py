@@ -14,17 +14,18 @@ class FakePolicy:
     """
     Args:
         seconds: that a call takes, whatever its batch.
-        cameras, proprio_dim: what it takes.
+        cameras, proprio_dim, history: what it takes.
 
     Attributes:
         batches: sizes of the calls so far.
     """
 
-    def __init__(self, seconds=0.0, cameras=("image",), proprio_dim=None, image_size=16):
+    def __init__(self, seconds=0.0, cameras=("image",), proprio_dim=None, history=0, image_size=16):
         self.seconds, self.batches, self.lock = seconds, [], threading.Lock()
         self.metadata = {
             "head": "fake", "horizon": HORIZON, "action_dim": ACTION_DIM, "cameras": list(cameras),
-            "image_size": image_size, "proprio_dim": proprio_dim, "action_space": {"names": ["x", "y", "z"]},
+            "image_size": image_size, "proprio_dim": proprio_dim, "history": history,
+            "action_space": {"names": ["x", "y", "z"]},
             "normalisation": {"mean": [0.0, 0.0, 0.0]}, "code_length": 2, "num_codes": 8, "checkpoint": "0" * 64,
         }  # fmt: skip
 
@@ -58,7 +59,7 @@ class FakePolicy:
 def expected(observation, seed=None):
     """The actions float32[4, 3] that belong to one observation."""
     cameras = [value for name, value in observation.items() if np.ndim(value) == 3]
-    state = float(np.sum(observation.get("proprio", 0.0)))
+    state = float(np.sum(observation.get("proprio", 0.0))) + float(np.sum(observation.get("last_latents", 0)))
     row = np.float32([sum(c.mean() for c in cameras), len(observation["instruction"]), state + (seed or 0)])
     return row + np.arange(HORIZON, dtype=np.float32)[:, None]
 

@@ -11,7 +11,7 @@ fields = pytest.importorskip("lapa_jax.serving.fields", reason=WHY)
 failures = pytest.importorskip("lapa_jax.serving.failures", reason=WHY)
 
 PLAIN = FakePolicy().metadata
-TWO = FakePolicy(cameras=("image", "wrist"), proprio_dim=2).metadata
+TWO = FakePolicy(cameras=("image", "wrist"), proprio_dim=2, history=2).metadata
 STATE = np.float64([0.5, 1.5])
 
 
@@ -42,6 +42,12 @@ def test_a_policy_with_more_inputs_gets_them():
     np.testing.assert_array_equal(found["wrist"], image(2))
     np.testing.assert_array_equal(found["proprio"], np.float32(STATE))
     assert found["proprio"].dtype == np.float32 and found["seed"] == 3
+
+
+def test_latents_of_the_last_answer_come_back_to_a_policy_that_reads_them():
+    sent = {"image": image(1), "wrist": image(2), "prompt": "push", "last_latents": [3, 4]}
+    assert of(sent, TWO)["last_latents"].tolist() == [3, 4]
+    assert "last_latents" not in of({"image": image(1), "prompt": "push", "last_latents": [3, 4]})
 
 
 def test_its_own_names_come_before_those_of_others():
@@ -79,6 +85,9 @@ def test_keys_of_the_config_come_first():
         ({"proprio": [True, False]}, r"proprio is bool\[2\]"),
         ({"proprio": [0.0, np.nan]}, "NaN"),
         ({"proprio": [0.0, 1e300]}, "infinity"),
+        ({"last_latents": [1.5, 2.0]}, r"last_latents is float64\[2\]"),
+        ({"last_latents": [[1, 2]]}, r"last_latents is int64\[1, 2\]"),
+        ({"last_latents": [2**40]}, "give the latents of the last answer"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": True}, "seed is True"),
         ({"seed": 1.5}, "seed is 1.5"),

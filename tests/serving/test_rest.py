@@ -167,9 +167,8 @@ def test_other_routes_share_the_policy(serve):
     from starlette.routing import Route
 
     async def page(request):
-        service = request.app.state.service
-        observation = service.fields.of({"image": NOISE, "instruction": "push"})
-        return JSONResponse((await service.infer(observation))["actions"].tolist())
+        found = await request.app.state.service.infer({"image": NOISE, "prompt": "push"})
+        return JSONResponse(found["actions"].tolist())
 
     server = serve(extra_routes=[Route("/page", page)])
     np.testing.assert_array_equal(np.float32(server.request("GET", "/page")[2]), WANTED)

@@ -1,0 +1,91 @@
+"""What stage 3 is made with beside a VLM: statistics, bins, what actions are, and what is trained."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lapa_jax import errors, trained
+from lapa_jax.actions import task as task_lib
+from lapa_jax.data import action_bins, action_examples, episodes, statistics
+from lapa_jax.data.tables import standard
+
+OWN = r"(embed|head)_action"
+TUNE = {
+    "all": {},
+    "head": {"frozen": rf"^planner/(?!{OWN})"},
+    "lora": {"frozen": rf"^planner/(?!.*lora_[ab]$|{OWN})"},
+}
+"""What is trained, as regular expressions of the optimizer."""
+
+
+def prepare(config: ConfigDict, planner: trained.Planner, few: episodes.Episodes) -> task_lib.ActionTask:
+    """The task that a config names, with statistics of the episodes that are trained on.
+
+    Raises:
+        UserError: what is asked for does not fit the VLM or the data.
+    """
+    data, head = config.data, config.head.to_dict()
+    if config.tune not in TUNE:
+        raise errors.UserError(f"no tune={config.tune!r}: choose one of {', '.join(TUNE)}")
+    if config.tune == "lora" and not config.scratch:
+        planner = task_lib.with_lora(planner, config.lora)
+    kept = dict(scheme=data.normalisation, cache=data.cache)
+    stats = statistics.cached(few, "action", **kept)
+    proprio = statistics.cached(few, "proprio", **kept) if data.proprio else None
+    space = action_space(few.name, config.action_space)
+    bins = _bins(head, few, space) if task_lib.wants_bins(head["kind"]) else None
+    cameras = ("image", *data.cameras)
+    return task_lib.ActionTask.of(
+        planner, head, stats, proprio, cameras, history=config.history, bins=bins, action_space=space
+    )
+
+
+def beside(task: task_lib.ActionTask, cameras: tuple[str, ...]) -> action_examples.Beside:
+    """What the examples of a task hold beside image, prompt and actions."""
+    return action_examples.Beside(cameras, task.proprio, task.bins, task.history)
+
+
+def optimizer(config: ConfigDict) -> dict[str, Any]:
+    """The optimizer's keys, with the expressions of `tune` where it has none; from scratch all is trained."""
+    chosen = config.optimizer.to_dict()
+    if config.scratch:  # there is nothing worth keeping
+        return chosen | {"trainable": "", "frozen": ""}
+    if chosen["trainable"] or chosen["frozen"]:
+        return chosen
+    return chosen | TUNE[config.tune]
+
+
+def action_space(name: str, given: ConfigDict) -> dict[str, Any] | None:
+    """What the numbers of an action are, by the config, else by the dataset's table; None: nobody says."""
+    said = {key: value for key, value in given.to_dict().items() if value}
+    if "names" in said:
+        said["names"] = said["names"].split(",")
+    entry = standard.lookup(name)
+    if entry is not None and entry.action_dim_names:
+        declared = {"names": list(entry.action_dim_names), "gripper": entry.gripper or None, "note": entry.note}
+        return {**declared, **said, "declared_by": "config" if said else f"table: {entry.name}"}
+    if said:
+        return {**said, "declared_by": "config"}
+    print(
+        f"[finetune] nobody declares what the actions of {name} are, and a robot has to know: give "
+        "--config.action_space.names=dx,dy,... and .convention, or an entry of the table (docs/datasets.md)"
+    )
+    return None
+
+
+def _bins(head: dict[str, Any], few: episodes.Episodes, space: dict[str, Any] | None) -> action_bins.ActionBins:
+    """The bins of an official CSV, or of equally many of the actions.
+
+    Raises:
+        UserError: nobody says whether the last number is a gripper.
+    """
+    if head["bins_file"]:
+        return action_bins.read(head["bins_file"])
+    gripper = head["gripper"]
+    if gripper is None:
+        if space is None or not space.get("names"):
+            raise errors.UserError("is the last number of an action a gripper, 0 or 1? say --config.head.gripper")
+        gripper = space["names"][-1] == "gripper"
+    rows = np.concatenate([few["action"][i] for i in range(len(few))])
+    return action_bins.fit(rows, head["bins"], gripper)
