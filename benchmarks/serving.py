@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from lapa_jax import errors
+from lapa_jax import checkpoints, errors
 from lapa_jax import policy as policies
 from pipeline import memory
 from race import told
@@ -116,14 +116,23 @@ def gain(found: dict[str, list[asking.Waits]]) -> dict[str, Any]:
     return {"sharing": {"clients": int(name.split()[1]), "gain": statistics.median(ratios), "rounds": ratios}}
 
 
-def measure(folder: str) -> dict[str, Any]:
-    clients, elsewhere = sorted(set(told.batches(_CLIENTS.value))), memory.Elsewhere()
-    if clients[:1] < [1]:
-        raise errors.UserError(f"--clients={','.join(_CLIENTS.value)}: numbers of 1 or more")
+def counts() -> list[int]:
+    """Of --clients.
+
+    Raises:
+        UserError: one is no number, or none of 1 or more.
+    """
+    given = _CLIENTS.value
+    if not given or not all(one.isdecimal() and int(one) for one in given):
+        raise errors.UserError(f"--clients={','.join(given)}: numbers of 1 or more, as in 1,4,16")
+    return sorted(set(map(int, given)))
+
+
+def measure(folder: str, clients: list[int]) -> dict[str, Any]:
+    elsewhere = memory.Elsewhere()
     with lanes(folder, clients) as competing:
         found = race(competing)
-    assets = policies.checkpoints.load_json(folder, "assets")
-    rows, extra = table(found, assets["head"]["horizon"]), gain(found)
+    rows, extra = table(found, checkpoints.load_json(folder, "assets")["head"]["horizon"]), gain(found)
     print(lines(rows), flush=True)
     if extra:
         print(f"sharing calls, {extra['sharing']['clients']} clients: {extra['sharing']['gain']:.2f} x", flush=True)
@@ -134,12 +143,13 @@ def measure(folder: str) -> dict[str, Any]:
 
 
 def _run() -> None:
+    clients = counts()
     with tempfile.TemporaryDirectory() as made:
         folder = _POLICY.value
         if folder is None:
             folder = str(pathlib.Path(made) / "fresh")
             fresh.write(pathlib.Path(folder))
-        told.write(_JSON.value, "fresh" if _POLICY.value is None else _POLICY.value, measure(folder))
+        told.write(_JSON.value, "fresh" if _POLICY.value is None else _POLICY.value, measure(folder, clients))
 
 
 def main(_: list[str]) -> None:

@@ -79,7 +79,7 @@ def test_requests_may_be_sent_ahead(serve):
 
 
 def test_a_client_that_comes_early_is_greeted_when_the_policy_is_warm(serve):
-    server = serve(FakePolicy(seconds=0.2), wait=False)
+    server = serve(FakePolicy(seconds=0.05), wait=False)
     with server.connect_when_up() as connection:
         assert server.request("GET", "/readyz")[0] == 503
         assert messages.unpack(connection.recv(timeout=20))["horizon"] == 4
