@@ -147,6 +147,8 @@ class Websocket(WebSocketsSansIOProtocol):
         if self._ended:
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # with a refusal; uvicorn would log it as an error of the application
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
