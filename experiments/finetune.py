@@ -67,7 +67,8 @@ def main(_: Any) -> None:
         state = state.for_evaluation()  # 8 held-out error
         error = action_quality.evaluate(task, state, others, beside)
         writer.write(int(state.step), error, split="val")
-        done = {"val_mse": error["mse"], "episodes": len(few), "updates": int(state.step)}
+        fitted = action_quality.evaluate(task, state, few, beside)["mse"]  # what check_served has to find again
+        done = {"val_mse": error["mse"], "train_mse": fitted, "episodes": len(few), "updates": int(state.step)}
         metrics.summarise(WORKDIR.value, done)
 
 

@@ -133,7 +133,7 @@ def programs():
     launch.cpu.keep_freed_memory = lambda: False  # tests measure the memory of this process
     original, launch.define = launch.define, define
     names = ("train_laq", "train_tokenizer", "encode_frames", "label_latents", "pretrain_vlm", "finetune")
-    names += ("evaluate", "rollout_latents")
+    names += ("evaluate", "rollout_latents", "check_replay", "check_served")
     modules = {name: importlib.import_module(name) for name in names}
     launch.define = original
     return modules

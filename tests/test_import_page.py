@@ -38,7 +38,9 @@ SIZES = {  # `pages.name_of` a command -> flags for files that are small; sizes 
     "runs/lapa": STAGE_2,
     "runs/lapa_robot": (TINY, "--config.num_steps=2", "--config.data.episodes=2"),
     "runs/lapa_mine": (*STAGE_2, "--config.num_steps=2"),
-    "runs/lapa_finetuned": STAGE_2,
+    "runs/lapa_finetuned": (  # images as published, to be compared with what `run_lapa` says
+        *STAGE_2, "--config.data.image_size=256", "--config.data.row_length=384", "--config.model.rope_length=2048"
+    ),
     "runs/rollouts": ("--config.videos=2", "--config.steps=2"),
 }
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted(p for folder in ("lapa_jax", "experiments", "data") for p in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("lapa_jax", "experiments", "data", "integrations")
+FILES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 ARRAYS = ("jax", "flax", "optax", "orbax")
 HEAVY = ("tensorflow", "torch")
 
@@ -54,6 +55,8 @@ def ours(name: str, file: str) -> bool:
         ),
         "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
         "lapa_jax/serving/": ("serving", "errors", "__version__"),
+        "lapa_jax/evaluation/closed_loop/": ("envs", "errors", "evaluation.closed_loop", "evaluation.films"),
+        "lapa_jax/evaluation/films.py": ("errors", "evaluation.gifs"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():
@@ -72,7 +75,8 @@ def reason(name: str, file: str) -> str | None:
         file == "lapa_jax/data/stored/writing.py" or file.startswith("data/")
     ):
         return "TFDS has one door, lapa_jax/data/stored/writing.py (and the dataset builders in data/)"
-    if file.startswith(("lapa_jax/data/", "lapa_jax/envs/")) and inside(name, *ARRAYS):
+    workers = ("lapa_jax/data/", "lapa_jax/envs/", "lapa_jax/evaluation/closed_loop/")
+    if file.startswith(workers) and inside(name, *ARRAYS):
         return "worker processes must not load jax"
     if file.startswith("data/") and inside(name, *ARRAYS, "lapa_jax.models", "lapa_jax.training"):
         return "dataset builders do without jax"
@@ -108,6 +112,8 @@ def test_imports_point_one_way(path):
         ("lapa_jax/data/loader.py", "import tensorflow_datasets as tfds"),
         ("lapa_jax/envs/tabletop/env.py", "from jax import numpy"),
         ("lapa_jax/envs/tabletop/env.py", "from lapa_jax.data import prompts"),
+        ("lapa_jax/evaluation/closed_loop/slots.py", "import jax"),
+        ("lapa_jax/evaluation/closed_loop/slots.py", "from lapa_jax import training"),
         ("lapa_jax/training.py", "from lapa_jax.models import laq"),
         ("lapa_jax/training.py", "from orbax import checkpoint"),
         ("lapa_jax/models/laq.py", "from lapa_jax.convert import laq_names"),

@@ -10,8 +10,8 @@ from lapa_jax import errors
 from lapa_jax.data.stored import storage
 
 
-def batches(values: Sequence[str]) -> list[int]:
-    """Of the flag --batches.
+def batches(values: Sequence[str], flag: str = "batches") -> list[int]:
+    """Of the flag --batches, or another one of such numbers.
 
     Raises:
         UserError: one is no number.
@@ -19,7 +19,7 @@ def batches(values: Sequence[str]) -> list[int]:
     try:
         return [int(value) for value in values]
     except ValueError:
-        raise errors.UserError(f"--batches={','.join(values)}: numbers, as in 1,4,16") from None
+        raise errors.UserError(f"--{flag}={','.join(values)}: numbers, as in 1,4,16") from None
 
 
 def write(path: str | None, size: str, found: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ def get_config(size: str = "base") -> ConfigDict:
         width=1024,  # hidden units
         depth=2,  # layers of flow
         flow_steps=10,  # of flow, from noise to actions
+        flow_draws=8,  # of flow in training: times and noises for each observation
         bins=256,  # of bins, a dimension
         bins_file=placeholder(str),  # official CSV of bins, instead of fitting them
         gripper=placeholder(bool),  # of bins: is the last number one, 0 or 1? None: as the table of datasets says

@@ -31,15 +31,25 @@ class ByFlow(Head):
         return self.module().init(key, noisy, jnp.zeros(1), *context, self.nothing())["params"]
 
     def loss(self, params: Any, inputs: Inputs, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """Squared error of the velocity, at times that are more often early (pi0, appendix B)."""
-        of_time, of_noise = jax.random.split(key)
+        """Squared error of the velocity at times that are more often early (pi0, appendix B).
+
+        What the VLM knows is found once and looked at with `flow_draws` times and noises: the head is cheap.
+        """
         context, known, _ = self._context(params, inputs)
+
+        def drawn(key: jax.Array) -> jax.Array:
+            return self._error(params, batch, key, context, known, inputs.side)
+
+        return jnp.mean(jax.vmap(drawn)(jax.random.split(key, self.options["flow_draws"]))), {}
+
+    def _error(self, params: Any, batch: Any, key: jax.Array, *said: jax.Array) -> jax.Array:
+        of_time, of_noise = jax.random.split(key)
         actions = batch["actions"]
         time = LATEST * (1 - jax.random.uniform(of_time, actions.shape[:1]) ** (1 / 1.5))  # 1 - Beta(1.5, 1)
         noise = jax.random.normal(of_noise, actions.shape)
         noisy = _between(noise, actions, time[:, None, None])
-        velocity = self._velocity(params, noisy, time, context, known, inputs.side)
-        return losses.action_l2(velocity, actions - noise, batch["action_mask"]), {}
+        velocity = self._velocity(params, noisy, time, *said)
+        return losses.action_l2(velocity, actions - noise, batch["action_mask"])
 
     def predict(self, params: Any, inputs: Inputs, key: jax.Array | None) -> Said:
         context, known, latents = self._context(params, inputs)

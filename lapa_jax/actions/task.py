@@ -23,7 +23,7 @@ KINDS: dict[str, type[Head]] = {
 }
 """Heads by their name in `head.kind`."""
 
-DEFAULTS = {"kind": "latents", "depth": 2, "flow_steps": 10}
+DEFAULTS = {"kind": "latents", "depth": 2, "flow_steps": 10, "flow_draws": 8}
 """Of `head`, for policies from before there were these keys."""
 
 NEW = r"lora_[ab]$|(^|/)(embed|head)_action/"

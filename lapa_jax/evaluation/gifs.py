@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,33 @@ def write_gif(
     Raises:
         UserError: frames of another shape or type, or none at all.
     """
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise UserError(f"a GIF needs uint8[T, H, W, 3], got {frames.dtype}{list(frames.shape)}")
-    images = [_enlarge(frame, scale) for frame in frames]
-    if caption:
-        strip = _caption_strip(caption, images[0].width)
-        images = [_stack(image, strip) for image in images]
+    images = captioned(frames, caption, scale)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, images, fps)
+    return path
+
+
+def save(path: Path, images: Sequence[Image.Image], fps: float) -> None:
+    """Images of one size as an endless GIF."""
     duration = round(1000 / fps)  # milliseconds a frame
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
-    return path
+
+
+def captioned(frames: np.ndarray, caption: str | None, scale: int) -> list[Image.Image]:
+    """uint8[T, H, W, 3] frames as images, `scale` times larger, caption below.
+
+    Raises:
+        UserError: frames of another shape or type, or none at all.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise UserError(f"a film needs uint8[T, H, W, 3], got {frames.dtype}{list(frames.shape)}")
+    images = [_enlarge(frame, scale) for frame in frames]
+    if not caption:
+        return images
+    strip = _caption_strip(caption, images[0].width)
+    return [_stack(image, strip) for image in images]
 
 
 def _enlarge(frame: np.ndarray, scale: int) -> Image.Image:

@@ -1,119 +1,169 @@
-"""Closed-loop rollouts: policies drive seeded episodes of a gymnasium environment, in lockstep."""
+"""Closed-loop rollouts: a policy or a scripted driver plays seeded episodes, many at a time.
 
+Between two looks of the policy each episode carries out its own chunk, in the process where its environment is. One
+that ends makes room for the next at the following look. Which episode gets which slot hangs on the number of slots
+alone, so the number of processes changes nothing.
+"""
+
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lapa_jax import chunking, envs
+from lapa_jax import chunking, errors
+from lapa_jax.evaluation import filming
+from lapa_jax.evaluation.closed_loop import observations, pools, worlds
+
+LAST = "last_latents"
+"""Key of an observation: the latent action that the policy planned at its last look."""
 
 FIRST_SEED = 1 << 40
 """Episodes of evaluation never share a seed with a dataset (those stay far below)."""
 
-Act = Callable[[list[Any], list[dict[str, Any]]], np.ndarray]
-"""(environments, observations) -> float32[B, horizon, A] actions to be carried out in order."""
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """Who drives.
+
+    Attributes:
+        name: as errors and results have it.
+        driver: `policy`, or one of `closed_loop.drivers`.
+        infer: of a policy, see `Policy.infer`.
+        wanted: what a policy is shown.
+        remembered: numbers of the latent action that a policy is told of its last look; 0: it is not.
+        steps: that this policy expects between two looks; 0: any number.
+        full: whether each batch is filled up to one size, so that a policy compiles once.
+    """
+
+    name: str
+    driver: str = "policy"
+    infer: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] | None = None
+    wanted: observations.Wanted | None = None
+    remembered: int = 0
+    steps: int = 0
+    full: bool = True
+
+
+def scripted(name: str) -> Player:
+    """The scripted driver `expert` or `random`."""
+    return Player(name, name)
+
+
+def trained(name: str, policy: Any, full: bool = True) -> Player:
+    """A `Policy`, or anything that answers as one: `infer`, and `metadata` that says which cameras it wants."""
+    sees = getattr(policy, "metadata", None) or {"cameras": ["image"], "proprio_dim": None}
+    history = sees.get("history", 0)
+    remembered = sees["code_length"] if history else 0
+    return Player(name, "policy", policy.infer, observations.Wanted.of(sees), remembered, history, full)
+
+
+def starts(families: Sequence[str], episodes: int, driver: str = "policy") -> list[worlds.Start]:
+    """At least `episodes` starts, as many of each family, the same whoever plays."""
+    each = range(-(-episodes // len(families)))
+    return [worlds.Start(family, FIRST_SEED + i, driver) for family in families for i in each]
+
+
+def play(
+    player: Player,
+    waiting: Iterable[worlds.Start],
+    pool: pools.Pool,
+    chunks: Callable[[], chunking.Chunking],
+    films: filming.Filming | None = None,
+) -> Iterator[filming.Episode]:
+    """Plays all that wait, and gives episodes as they end.
+
+    Args:
+        chunks: makes what says which actions of the predicted chunks are carried out; one an episode.
+        films: which episodes are filmed, and where.
+
+    Raises:
+        UserError: an environment fails, or the policy answers no actions; names the episode.
+    """
+    queue, playing = collections.deque(waiting), {}
+    while queue or playing:
+        free = [slot for slot in range(pool.size) if slot not in playing]
+        begun = {slot: queue.popleft() for slot in free[: len(queue)]}
+        commands = {
+            slot: ("begin", (start, player.wanted, bool(films and films.wants(start.family))))
+            for slot, start in begun.items()
+        }
+        for slot, view in pool.ask(commands).items():
+            playing[slot] = _Playing(begun[slot], chunks(), view, np.full(player.remembered, -1, np.int32))
+        actions = _look(player, playing, pool.size)
+        for slot, view in pool.ask({slot: ("go_on", (actions[slot],)) for slot in playing}).items():
+            playing[slot].view = view
+            if view.done:
+                yield _ended(playing.pop(slot), slot, pool, films)
 
 
 @dataclasses.dataclass
-class Episode:
-    """One finished episode; `frames` uint8[T, H, W, 3] are kept for the first of each batch only."""
+class _Playing:
+    """An episode that is played; `latents` int[N] are those of the last look, -1 before the first."""
 
-    family: str
-    seed: int
-    instruction: str
-    success: bool
-    length: int
-    frames: np.ndarray | None = None
+    start: worlds.Start
+    plan: chunking.Chunking
+    view: worlds.View
+    latents: np.ndarray
 
 
-def families(env: str, **kwargs: Any) -> tuple[str, ...]:
-    """Task families of an environment, by asking one."""
-    probe = envs.make(env, **kwargs)
-    names = tuple(probe.unwrapped.families)
-    probe.close()
-    return names
+def _look(player: Player, playing: Mapping[int, _Playing], size: int) -> dict[int, np.ndarray | None]:
+    """slot -> float[K, A] to be carried out, or None where the driver is scripted."""
+    if player.infer is None:
+        return dict.fromkeys(playing)
+    rows = [one.view.observation for one in playing.values()]
+    if player.remembered:
+        rows = [{**row, LAST: one.latents} for row, one in zip(rows, playing.values(), strict=True)]
+    rows += rows[:1] * (size - len(rows)) if player.full else []
+    answer = player.infer(observations.batch(rows))
+    chunk = _checked(player, answer, list(playing.values()), len(rows))
+    planned = {}
+    for i, (slot, one) in enumerate(playing.items()):
+        planned[slot] = one.plan.next(chunk[i : i + 1])[:, 0]
+        if player.remembered:
+            one.latents = np.asarray(answer["latents"][i])
+        _check_steps(player, len(planned[slot]))
+    return planned
 
 
-def run_family(
-    act: Act,
-    env: str,
-    family: str,
-    num_episodes: int,
-    chunks: Callable[[], chunking.Chunking],
-    batch_size: int = 30,
-    keep_frames: int = 8,
-    **kwargs: Any,
-) -> list[Episode]:
-    """`num_episodes` episodes of one task family, `batch_size` at a time.
+def _check_steps(player: Player, count: int) -> None:
+    if player.steps and count != player.steps:
+        raise errors.UserError(
+            f"policy {player.name} is told the latents of {player.steps} steps before and looks every {count}: set "
+            f"execute={player.steps}, and no ensemble"
+        )
 
-    Args:
-        chunks: makes what says which actions of the predicted chunks are carried out before looking again.
-        keep_frames: how many episodes keep their frames.
-        kwargs: of the environment.
+
+def _checked(player: Player, answer: Mapping[str, Any], playing: Sequence[_Playing], size: int) -> np.ndarray:
+    """The actions of a policy's answer, float[B, horizon, A].
+
+    Raises:
+        UserError: there are none, of another shape, or some are not finite.
     """
-    pool = [envs.make(env, families=(family,), **kwargs) for _ in range(min(batch_size, num_episodes))]
-    done: list[Episode] = []
-    try:
-        while len(done) < num_episodes:
-            count = min(len(pool), num_episodes - len(done))
-            seeds = [FIRST_SEED + len(done) + i for i in range(count)]
-            done += _run_batch(act, pool, seeds, family, chunks(), keep_frames - len(done))
-    finally:
-        for one in pool:
-            one.close()
-    return done
+    chunk = np.asarray(answer["actions"] if "actions" in answer else None)
+    if chunk.ndim != 3 or len(chunk) != size or 0 in chunk.shape or chunk.dtype.kind != "f":
+        raise errors.UserError(
+            f"policy {player.name} answers actions {chunk.dtype}{list(chunk.shape)} to {size} observations, where "
+            f"float[{size}, horizon, A] is expected"
+        )
+    for one, row in zip(playing, chunk, strict=False):
+        if not np.isfinite(row).all():
+            raise errors.UserError(
+                f"policy {player.name} answers actions that are not finite in {one.start}, at step "
+                f"{one.view.length}: its weights or its normalisation are damaged"
+            )
+    return chunk
 
 
-def _run_batch(
-    act: Act, pool: list[Any], seeds: Sequence[int], family: str, chunks: chunking.Chunking, keep: int
-) -> list[Episode]:
-    """One episode in each of the first environments. Finished ones are shown on but no longer step, so
-    that the policy always sees a full batch and compiles once."""
-    observations = [one.reset(seed=seed)[0] for one, seed in zip(pool, seeds, strict=False)]
-    observations += [one.reset(seed=seeds[0])[0] for one in pool[len(seeds) :]]
-    episodes = [Episode(family, s, o["instruction"], False, 0) for s, o in zip(seeds, observations, strict=False)]
-    frames = [[o["image"]] for o in observations]
-    live = set(range(len(seeds)))
-    while live:
-        for actions in chunks.next(act(pool, observations)):
-            for i in sorted(live):
-                observations[i], _, terminated, truncated, info = pool[i].step(actions[i])
-                frames[i].append(observations[i]["image"])
-                if terminated or truncated:
-                    episodes[i].success, episodes[i].length = bool(info["success"]), len(frames[i]) - 1
-                    live.discard(i)
-    for i in range(min(max(keep, 0), len(episodes))):
-        episodes[i].frames = np.stack(frames[i])
-    return episodes
-
-
-def random_act(seed: int = 0) -> Act:
-    """Uniform over the action box: the lower bound."""
-    rng = np.random.default_rng(seed)
-
-    def act(pool: list[Any], observations: list[dict[str, Any]]) -> np.ndarray:
-        del observations
-        space = pool[0].action_space
-        shape = (len(pool), 1, *space.shape)
-        return rng.uniform(space.low, space.high, shape).astype(np.float32)
-
-    return act
-
-
-def expert_act(env: str, seed: int = 0) -> Act:
-    """The environment's own scripted expert, which sees the true state: the upper bound."""
-    rng = np.random.default_rng(seed)
-    scripted = envs.expert(env)
-    return lambda pool, observations: np.stack([scripted.action(one, rng) for one in pool])[:, None]
-
-
-def policy_act(policy: Any) -> Act:
-    """A trained policy on images and instructions alone."""
-
-    def act(pool: list[Any], observations: list[dict[str, Any]]) -> np.ndarray:
-        del pool
-        image = np.stack([o["image"] for o in observations])
-        return policy.infer({"image": image, "instruction": [o["instruction"] for o in observations]})["actions"]
-
-    return act
+def _ended(one: _Playing, slot: int, pool: pools.Pool, films: filming.Filming | None) -> filming.Episode:
+    view = one.view
+    episode = filming.Episode(
+        one.start.family, one.start.seed, view.instruction, view.success, view.length, round(view.seconds, 3)
+    )
+    if films is None:
+        return episode
+    episode, paths = films.choose(episode)
+    if paths:
+        pool.ask({slot: ("film", (paths,))})
+    return episode

@@ -91,8 +91,6 @@ def test_it_learns_a_few_chunks_by_heart(made):
         updates, state = tx.update(grads, state)
         return optax.apply_updates(params, updates), state, loss
 
-    if task.options["kind"] == "flow":  # many times and noises a step
-        batch = {name: np.repeat(rows, 8, axis=0) for name, rows in batch.items()}
     params, state = variables["params"], tx.init(variables["params"])
     for nth in range(200):
         params, state, _ = step(params, state, jax.random.key(nth))
