@@ -7,13 +7,14 @@ import numpy as np
 
 from lapa_jax import errors
 
-HORIZON, ACTION_DIM = 4, 3
+HORIZON, ACTION_DIM, WARM = 4, 3, 4
 
 
 class FakePolicy:
     """
     Args:
         seconds: that a call takes, whatever its batch.
+        quick: calls that take no time, at the beginning; `WARM` are those of warming up one size.
         cameras, proprio_dim, history: what it takes.
 
     Attributes:
@@ -21,7 +22,8 @@ class FakePolicy:
         seeds: of those that had one.
     """
 
-    def __init__(self, seconds=0.0, cameras=("image",), proprio_dim=None, history=0, image_size=16):
+    def __init__(self, seconds=0.0, quick=0, cameras=("image",), proprio_dim=None, history=0, image_size=16):
+        self.quick = quick
         self.seconds, self.batches, self.seeds, self.lock = seconds, [], [], threading.Lock()
         self.metadata = {
             "head": "fake", "horizon": HORIZON, "action_dim": ACTION_DIM, "cameras": list(cameras),
@@ -41,7 +43,7 @@ class FakePolicy:
         words = observation["instruction"]
         self.batches.append(len(words))
         self.seeds += [] if seed is None else [seed]
-        time.sleep(self.seconds)
+        time.sleep(self.seconds if len(self.batches) > self.quick else 0)
         if "refuse" in words:
             raise errors.UserError("shorten the instruction")
         if "crash" in words:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_policy import FakePolicy, expected, image
+from fake_policy import WARM, FakePolicy, expected, image
 
 WHY = "the server is not installed (extra [serve])"
 lapa_client = pytest.importorskip("lapa_client", reason=WHY)
@@ -80,11 +80,11 @@ def test_warming_up_measures_each_size():
     assert {1, 2} == set(policy.batches) and policy.seeds == [0]
 
 
-def test_one_client_waits_for_nobody_and_two_not_longer_than_said():
-    for clients, least, most in ((1, 0.0, 0.2), (2, 0.3, 5.0)):
-        begun = time.perf_counter()
-        together(FakePolicy(), [observation()], clients=clients, max_wait_ms=300)
-        assert least <= time.perf_counter() - begun < most
+@pytest.mark.parametrize("clients, wait_ms, least", [(1, 60_000, 0.0), (2, 300, 0.3)])
+def test_one_client_waits_for_nobody_and_two_not_longer_than_said(clients, wait_ms, least):
+    begun = time.perf_counter()
+    together(FakePolicy(), [observation()], clients=clients, max_wait_ms=wait_ms)
+    assert least <= time.perf_counter() - begun < 30
 
 
 def test_images_of_other_sizes_are_another_call():
@@ -125,8 +125,8 @@ def test_more_than_the_queue_holds_are_told_so():
 
 
 def test_who_waits_too_long_is_told_so_and_not_computed():
-    policy = FakePolicy(seconds=0.3)
-    found = together(policy, [observation(i) for i in range(3)], max_batch=1, request_s=0.4)
+    policy = FakePolicy(seconds=1.0)
+    found = together(policy, [observation(i) for i in range(3)], max_batch=1, request_s=1.6)
     assert [getattr(one, "code", "") for one in found] == ["", "too_late", "too_late"]
     assert policy.batches == [1, 1]
 
@@ -155,16 +155,16 @@ def test_many_clients_get_their_own_answers(serve):
 def test_a_client_that_leaves_while_it_waits_is_not_computed(serve):
     from lapa_client import messages
 
-    server = serve(FakePolicy(seconds=0.3), max_batch=1)
+    server = serve(FakePolicy(seconds=1.0, quick=WARM), max_batch=1)
     before = len(server.policy.batches)
     with server.connect() as first, server.connect() as second:
         for one in (first, second):
             one.recv()
         first.send(messages.pack(observation(1)))
-        time.sleep(0.1)
+        time.sleep(0.2)
         second.send(messages.pack(observation(2)))
-        time.sleep(0.1)
+        time.sleep(0.2)
         second.close()
         first.recv()
-        time.sleep(0.1)
+        time.sleep(0.2)
     assert len(server.policy.batches) == before + 1  # for the first

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_policy import FakePolicy, expected, image
+from fake_policy import WARM, FakePolicy, expected, image
 
 lapa_client = pytest.importorskip("lapa_client", reason="the client is not installed (extra [serve])")
 
@@ -95,7 +95,7 @@ def test_a_cut_connection_is_made_again(serve):
 
 
 def test_an_answer_that_does_not_come_is_given_up(serve):
-    with lapa_client.Client(serve(FakePolicy(seconds=0.5), max_batch=1).uri, timeout_s=0.1) as client:
+    with lapa_client.Client(serve(FakePolicy(seconds=0.5, quick=WARM), max_batch=1).uri, timeout_s=0.1) as client:
         with pytest.raises(lapa_client.Unreachable, match="no answer in 0.1 s") as caught:
             client.infer({"image": image(), "instruction": "push"})
         assert caught.value.code == "no_answer"

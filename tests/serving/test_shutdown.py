@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import websockets
-from fake_policy import FakePolicy, expected, image
+from fake_policy import WARM, FakePolicy, expected, image
 
 from lapa_jax import errors
 
@@ -50,12 +50,12 @@ def answers_of(client, found):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_runs_is_finished_and_what_is_new_refused(number):
-    with process({"seconds": 0.6}, {"max_batch": 1}) as (one, port):
+    with process({"seconds": 2.0, "quick": WARM}, {"max_batch": 1}) as (one, port):
         running, idle = (lapa_client.Client(f"ws://127.0.0.1:{port}", wait_s=1) for _ in range(2))
         found = []
         thread = threading.Thread(target=answers_of, args=(running, found))
         thread.start()
-        time.sleep(0.2)
+        time.sleep(0.3)
         one.send_signal(number)
         time.sleep(0.2)
         with pytest.raises(lapa_client.Unreachable, match="shutting down") as new:
@@ -81,7 +81,7 @@ def test_idle_websockets_are_told_why(serve):
 
 
 def test_a_call_that_takes_too_long_is_not_waited_for(serve):
-    running = serve(FakePolicy(seconds=0.4), grace_s=0.1, max_batch=1)
+    running = serve(FakePolicy(seconds=1.0, quick=WARM), grace_s=0.1, max_batch=1)
     with running.connect() as connection:
         connection.recv()
         connection.send(lapa_client.messages.pack(ASKED))
