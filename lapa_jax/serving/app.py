@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,19 +17,23 @@ from lapa_jax.serving.options import Options
 from lapa_jax.serving.service import Service
 
 
-def make(policy: Policy, options: Options | None = None, extra_routes: Sequence[BaseRoute] = ()) -> Starlette:
+Routes = Sequence[BaseRoute] | Callable[[Service], Sequence[BaseRoute]]
+
+
+def make(policy: Policy, options: Options | None = None, extra_routes: Routes = ()) -> Starlette:
     """Both protocols and what monitors ask, on one application. It warms up in the background once it is started.
 
     Args:
-        extra_routes: of a page, for instance. They find the policy as `request.app.state.service`, whose `infer`
-            shares calls with all other clients.
+        extra_routes: of a page, for instance, or what makes them from the `Service`, whose `infer` shares calls with
+            all other clients. A request finds it as `request.app.state.service`, too.
 
     Raises:
         UserError: options that do not go with the policy.
     """
     service = Service(policy, options or Options())
+    more = extra_routes(service) if callable(extra_routes) else extra_routes
     made = Starlette(
-        routes=[WebSocketRoute("/", talk.talk), *rest.ROUTES, *extra_routes],
+        routes=[WebSocketRoute("/", talk.talk), *rest.ROUTES, *more],
         middleware=[Middleware(Guard, service=service)],
         exception_handlers={Failure: rest.on_failure, HTTPException: rest.on_http, Exception: rest.on_bug},
         lifespan=_lifespan,

@@ -162,7 +162,8 @@ def test_metrics_count_requests_batches_and_errors(serve):
         assert line in text.splitlines(), line
 
 
-def test_other_routes_share_the_policy(serve):
+@pytest.mark.parametrize("made_from_the_service", [False, True])
+def test_other_routes_share_the_policy(made_from_the_service, serve):
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
@@ -170,7 +171,8 @@ def test_other_routes_share_the_policy(serve):
         found = await request.app.state.service.infer({"image": NOISE, "prompt": "push"})
         return JSONResponse(found["actions"].tolist())
 
-    server = serve(extra_routes=[Route("/page", page)])
+    routes = [Route("/page", page)]
+    server = serve(extra_routes=(lambda service: routes) if made_from_the_service else routes)
     np.testing.assert_array_equal(np.float32(server.request("GET", "/page")[2]), WANTED)
 
 
