@@ -16,7 +16,6 @@ from lapa_jax.serving.guard import Guard
 from lapa_jax.serving.options import Options
 from lapa_jax.serving.service import Service
 
-
 Routes = Sequence[BaseRoute] | Callable[[Service], Sequence[BaseRoute]]
 
 
@@ -24,8 +23,8 @@ def make(policy: Policy, options: Options | None = None, extra_routes: Routes = 
     """Both protocols and what monitors ask, on one application. It warms up in the background once it is started.
 
     Args:
-        extra_routes: of a page, for instance, or what makes them from the `Service`, whose `infer` shares calls with
-            all other clients. A request finds it as `request.app.state.service`, too.
+        extra_routes: of a page, for instance, or what makes them from the `Service`, whose `infer` shares calls
+            with all other clients. A request finds it as `request.app.state.service`, too.
 
     Raises:
         UserError: options that do not go with the policy.
