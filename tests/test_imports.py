@@ -53,6 +53,9 @@ def ours(name: str, file: str) -> bool:
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),
         "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
+        "lapa_jax/serving/": (
+            "serving", "chunking", "data", "envs", "errors", "latent_rollout", "models", "sharding", "trained",
+        ),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():
