@@ -85,11 +85,9 @@ def serving(shown):
 class Talk:
     """A page without a browser."""
 
-    def __init__(self, address, token=None, hello=True, **options):
+    def __init__(self, address, **options):
         self._connection = websockets.sync.client.connect(f"ws://{address}/page/live", **options)
         self.socket = self._connection.__enter__()
-        if hello:
-            self.say(type="hello", token=token)
 
     def __enter__(self):
         return self

@@ -24,7 +24,6 @@ class Limits:
         message_bytes: of one message of a page.
         instruction: characters.
         idle_seconds: without a press or a word from the person, after which a session ends.
-        hello_seconds: in which a page has to say who it is.
         send_seconds: in which a page has to take a message.
     """
 
@@ -32,7 +31,6 @@ class Limits:
     message_bytes: int = 4096
     instruction: int = 400
     idle_seconds: float = 900.0
-    hello_seconds: float = 10.0
     send_seconds: float = 20.0
 
 
@@ -48,13 +46,15 @@ class Live:
         environment: a name of `envs.MODULES`.
         arguments: of the environment.
         proprio: the field of its observations that a policy with `proprio_dim` gets as "proprio".
-        execute: actions carried out of each chunk before the next look.
+        execute: actions carried out of each chunk before the next look; None: as many as the policy's `history`
+            wants, else two where a chunk has them.
         ensemble: see `chunking.make`.
         first_seed: added to the seeds that a person gives. The default is where evaluation begins
             (`evaluation.rollouts.FIRST_SEED`), so that no scene of a dataset is shown.
-        token: what a page has to say to be let in; None for no such thing.
-        origins: of pages elsewhere that may connect, as "https://example.org"; the server's own always may.
         limits: see `Limits`.
+
+    Raises:
+        UserError: a chunk has less actions, or the policy wants to look again after another number of them.
     """
 
     infer: Infer
@@ -64,12 +64,32 @@ class Live:
     environment: str = "tabletop"
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     proprio: str = "proprio"
-    execute: int = 2
+    execute: int | None = None
     ensemble: float | None = None
     first_seed: int = 1 << 40
-    token: str | None = None
-    origins: tuple[str, ...] = ()
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        steps, horizon, history = self.steps, self.metadata["horizon"], self.metadata.get("history")
+        if not 1 <= steps <= horizon:
+            raise errors.UserError(f"execute={steps}: the policy gives {horizon} actions at once")
+        if history and steps != history:
+            raise errors.UserError(f"execute={steps}: the policy learned to look every {history} steps (history)")
+
+    @property
+    def steps(self) -> int:
+        """From one look to the next."""
+        if self.ensemble is not None:
+            return 1
+        usual = self.metadata.get("history") or min(2, self.metadata["horizon"])
+        return usual if self.execute is None else self.execute
+
+    @property
+    def why_no_imagination(self) -> str | None:
+        """None where there is one."""
+        if not self.metadata.get("plans_latents", True):
+            return f"This policy's head ({self.metadata.get('head')}) acts without planning latent tokens."
+        return None if self.imagine else self.no_imagination
 
     def make_environment(self) -> Any:
         """Raises UserError: no such environment, or one that takes other actions than the policy gives."""
@@ -86,10 +106,13 @@ class Live:
     @property
     def chunks(self) -> Callable[[], chunking.Chunking]:
         """Makes what says which actions of the chunks are carried out, one for each plan."""
-        return functools.partial(chunking.make, self.execute, self.ensemble)
+        return functools.partial(chunking.make, self.steps, self.ensemble)
 
-    def observed(self, observation: Mapping[str, Any], instruction: str) -> dict[str, Any]:
+    def observed(self, observation: Mapping[str, Any], instruction: str, latents: Any = None) -> dict[str, Any]:
         """What the policy is shown of an environment's observation.
+
+        Args:
+            latents: that it planned at its last look, `steps` ago; None for none.
 
         Raises:
             UserError: the environment shows less than the policy wants.
@@ -102,33 +125,42 @@ class Live:
             raise errors.UserError(
                 f"the policy wants {missing[0]!r} and {self.environment} shows {shown}: choose another of the two"
             )
-        return {name: observation[field] for name, field in wanted.items()} | {"instruction": instruction}
+        shown = {name: observation[field] for name, field in wanted.items()} | {"instruction": instruction}
+        told = latents is not None and self.metadata.get("history")
+        return shown | {"last_latents": latents} if told else shown
 
     def axes(self, environment: Any) -> list[dict[str, Any]]:
         """Name, unit and bounds of each dimension of an action; bounds are None where there are none.
 
         Names and units are those that the policy's dataset declares.
         """
-        count, space = self.metadata["action_dim"], self.metadata.get("action_space") or {}
-        names, units = _each(space.get("names"), count), _each(space.get("units"), count)
-        bounds = environment.action_space
+        count, bounds = self.metadata["action_dim"], environment.action_space
+        names, units = (_each(self._space.get(key), count) for key in ("names", "units"))
         return [
             {
-                "name": str(names[i] or f"dimension {i}"),
-                "unit": str(units[i] or ""),
+                "name": names[i] or f"dimension {i}",
+                "unit": units[i] or "",
                 "low": float(bounds.low[i]) if np.isfinite(bounds.low[i]) else None,
                 "high": float(bounds.high[i]) if np.isfinite(bounds.high[i]) else None,
             }
             for i in range(count)
         ]
 
+    @property
+    def declared(self) -> str:
+        """What else the dataset declares of an action; also units that do not go one by one with the dimensions."""
+        said = {key: self._space.get(key) for key in ("units", "convention", "gripper", "note")}
+        if any(_each(said["units"], self.metadata["action_dim"])):
+            del said["units"]
+        return "; ".join(f"{key}: {value}" for key, value in said.items() if value)
 
-def _each(declared: Any, count: int) -> list[Any]:
-    """What was declared for all dimensions at once or one by one, one by one."""
-    if declared is None or isinstance(declared, str):
-        return [declared] * count
-    if len(declared) != count:
-        raise errors.UserError(
-            f"action_space declares {list(declared)} and the policy gives {count} numbers: mend the declaration"
-        )
-    return list(declared)
+    @property
+    def _space(self) -> Mapping[str, Any]:
+        return self.metadata.get("action_space") or {}
+
+
+def _each(declared: Any, count: int) -> list[str | None]:
+    """What was declared for all dimensions at once or one by one ("m,m,rad" or a list), one by one; else None."""
+    found = declared.split(",") if isinstance(declared, str) else list(declared or [])
+    found = found * count if len(found) == 1 else found
+    return [str(one).strip() for one in found] if len(found) == count else [None] * count

@@ -87,14 +87,7 @@ def _at(value: Any, _: Limits) -> float:
     return value
 
 
-def _token(value: Any, _: Limits) -> str | None:
-    if not isinstance(value, str | None):
-        raise errors.UserError("A token is text, or null.")
-    return value
-
-
 FIELDS: dict[str, dict[str, Callable[[Any, Limits], Any]]] = {
-    "hello": {"token": _token},
     "instruction": {"text": _instruction},
     "start": {},
     "pause": {},

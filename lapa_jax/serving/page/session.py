@@ -144,15 +144,17 @@ class Session:
         if not self._instruction:
             raise errors.UserError("This environment gives no instruction: type one.")
         plan, words, image = self._plan, self._instruction, self._scene.image
+        shown = self._live.observed(self._scene.observation, words, self._latents)
         clock = time.perf_counter()
-        found = await self._live.infer(self._live.observed(self._scene.observation, words))
+        found = await self._live.infer(shown)
         milliseconds = 1e3 * (time.perf_counter() - clock)
         if plan is not self._plan or self._wanted_seed is not None:
             return  # something else was asked for in the meantime
         chunk = checked(found["actions"], self._live.metadata["action_dim"])
         carried = self._plan.next(chunk[None])[:, 0]
         self._actions.extend(carried)
-        latents = np.asarray(found.get("latents", ())).tolist()
+        self._latents = found.get("latents")
+        latents = [] if self._latents is None else np.asarray(self._latents).tolist()
         await self._send(
             {
                 "type": "decision", "step": self._scene.step, "instruction": words, "latents": latents,
@@ -191,7 +193,7 @@ class Session:
 
     def _begin_plan(self) -> None:
         """Nothing of what was planned is carried out any more."""
-        self._plan, self._actions = self._live.chunks(), collections.deque()
+        self._plan, self._actions, self._latents = self._live.chunks(), collections.deque(), None
 
     @property
     def _instruction(self) -> str:
@@ -203,14 +205,15 @@ class Session:
 
     def _welcome(self) -> dict[str, Any]:
         live = self._live
-        known = ("head", "horizon", "num_codes", "code_length", "checkpoint")
+        known = ("head", "horizon", "num_codes", "code_length", "plans_latents", "checkpoint")
         return {
             "type": "welcome",
             "policy": {name: live.metadata.get(name) for name in known},
-            "environment": {"name": live.environment, "rate": self._rate, "axes": live.axes(self._env)},
+            "environment": {"name": live.environment, "rate": self._rate},
+            "actions": {"axes": live.axes(self._env), "declared": live.declared},
             "imagination": {
-                "available": live.imagine is not None,
-                "why": None if live.imagine else live.no_imagination,
+                "available": live.why_no_imagination is None,
+                "why": live.why_no_imagination,
                 "gap": getattr(live.imagine, "gap", None),
             },
             "limits": {"instruction": live.limits.instruction, "seed": messages.LARGEST_SEED},

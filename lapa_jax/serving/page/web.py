@@ -3,18 +3,15 @@
 import asyncio
 import contextlib
 import json
-import logging
 import pathlib
-import secrets
 import time
-import urllib.parse
 from typing import Any
 
 from starlette import responses, routing, staticfiles, websockets
 
 from lapa_jax import errors
 from lapa_jax.serving.page import messages
-from lapa_jax.serving.page.live import Live
+from lapa_jax.serving.page.live import Limits, Live
 from lapa_jax.serving.page.session import Session, first_of
 
 STATIC = pathlib.Path(__file__).parent / "static"
@@ -28,13 +25,11 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-log = logging.getLogger(__name__)
-
 
 def routes(live: Live) -> list[routing.BaseRoute]:
     """GET `/`, the page; `/page/...`, its files; and the websocket `/page/live`.
 
-    Open without a token: the page asks for it, and nothing is behind it but the websocket.
+    Who may come is decided around them (`guard.Guard`): any web page can open a websocket to this machine.
     """
     door = _Door(live)
     return [
@@ -59,11 +54,8 @@ class _Door:
         self._live, self._inside = live, 0
 
     async def enter(self, socket: websockets.WebSocket) -> None:
-        if not self._of_ours(socket):
-            log.warning("a page of %s may not connect", socket.headers.get("origin"))
-            return await socket.close(1008)
         await socket.accept()
-        line = _Line(socket, self._live)
+        line = _Line(socket, self._live.limits)
         try:
             await self._serve(line)
         except Refused as error:
@@ -71,14 +63,7 @@ class _Door:
         except websockets.WebSocketDisconnect:
             pass  # the page was closed
 
-    def _of_ours(self, socket: websockets.WebSocket) -> bool:
-        """Browsers say whose page it is; anyone's could otherwise drive a server of this machine."""
-        origin = socket.headers.get("origin")
-        host = urllib.parse.urlsplit(origin or "").netloc
-        return origin is None or host == socket.headers.get("host") or origin in self._live.origins
-
     async def _serve(self, line: "_Line") -> None:
-        await line.greet()
         if self._inside >= self._live.limits.sessions:
             raise Refused("full", f"{self._inside} pages are open, which is all there may be: try later.", 1013)
         self._inside += 1
@@ -94,8 +79,8 @@ class _Door:
 class _Line:
     """The connection to one page."""
 
-    def __init__(self, socket: websockets.WebSocket, live: Live) -> None:
-        self._socket, self._live, self._limits = socket, live, live.limits
+    def __init__(self, socket: websockets.WebSocket, limits: Limits) -> None:
+        self._socket, self._limits = socket, limits
         self._one_at_a_time, self._lost = asyncio.Lock(), asyncio.Event()
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -110,24 +95,6 @@ class _Line:
     async def lost(self) -> None:
         """Ends when the page went away, or takes nothing any more."""
         await self._lost.wait()
-
-    async def greet(self) -> None:
-        """Waits for the page's hello.
-
-        Raises:
-            Refused: it says none, or has not the token.
-        """
-        try:
-            first = await asyncio.wait_for(self._heard(), self._limits.hello_seconds)
-            if first["type"] != "hello":
-                raise errors.UserError("The first message is a hello.")
-        except TimeoutError as error:
-            raise Refused("hello", "The page said no hello.", 1008) from error
-        except errors.UserError as error:
-            raise Refused("hello", str(error), 1008) from error
-        wanted, given = self._live.token, first["token"] or ""
-        if wanted is not None and not secrets.compare_digest(wanted.encode(), given.encode()):
-            raise Refused("token", "This server wants a token." if not given else "This is not the token.", 1008)
 
     async def listen(self, session: Session) -> None:
         """Hands on what the person asks for.

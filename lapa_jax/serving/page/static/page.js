@@ -12,18 +12,18 @@ const PING_MILLISECONDS = 1000;
 const infer = new Latency($("infer")), imagine = new Latency($("imagine")), trip = new Latency($("trip"));
 const pair = new Pair($("seen"), $("painted"), $("difference"));
 let socket = null, plot = null, status = {};
-let token = new URLSearchParams(location.hash.slice(1)).get("token");
 
 // What the server says.
 const HEARD = {
   welcome(message) {
     connection("connected", "good");
-    $("door").hidden = true;
-    const { policy, environment, imagination } = message;
+    const { policy, environment, actions, imagination } = message;
     const hash = policy.checkpoint ? `, checkpoint ${policy.checkpoint.slice(0, 8)}` : "";
     $("facts").textContent = `${policy.head ?? "a"} policy in ${environment.name}, ${environment.rate} Hz${hash}`;
     $("plot").replaceChildren();
-    plot = new ActionPlot($("plot"), environment.axes);
+    plot = new ActionPlot($("plot"), actions.axes);
+    $("declared").textContent = actions.declared;
+    $("latent-note").hidden = policy.plans_latents === false;
     $("imagination").hidden = !imagination.available;
     $("no-imagination").hidden = imagination.available;
     $("no-imagination").textContent = imagination.available ? "" : `No imagined frame: ${imagination.why}`;
@@ -72,9 +72,7 @@ const HEARD = {
     trip.add(performance.now() - message.at);
   },
   error(message) {
-    problem(message.text, message.fatal && message.code !== "token");
-    $("door").hidden = message.code !== "token";
-    if (message.code === "token") $("token").focus();
+    problem(message.text, message.fatal);
   },
 };
 
@@ -136,10 +134,6 @@ function submits(form, act) {
 
 submits("say", instruct);
 submits("again", () => reset(Number($("seed").value)));
-submits("door", () => {
-  token = $("token").value;
-  connect();
-});
 $("use-own").addEventListener("click", () => {
   $("instruction").value = "";
   instruct();
@@ -158,11 +152,9 @@ function connect() {
   const address = new URL("page/live", document.baseURI);
   address.protocol = address.protocol.replace("http", "ws");
   address.hash = "";
-  address.search = location.search;
   socket?.close();
   const mine = (socket = new WebSocket(address));
   let ended = false;  // and was it said why
-  mine.addEventListener("open", () => say({ type: "hello", token }));
   mine.addEventListener("message", (event) => {
     const message = JSON.parse(event.data);
     ended ||= message.type === "error" && message.fatal;
