@@ -16,6 +16,7 @@ import page_world
 import uvicorn
 from starlette.applications import Starlette
 
+from lapa_jax import envs
 from lapa_jax.serving import page
 
 
@@ -37,6 +38,9 @@ def trained(folder, laq=None):
 def main(arguments):
     folders = [one for one in arguments if "=" not in one]
     changes = {name: json.loads(value) for name, value in (one.split("=", 1) for one in arguments if "=" in one)}
+    envs.MODULES["fake_arm"] = "fake_arm"
+    if changes.get("environment") == "fake_arm":
+        changes |= dict(infer=page_world.wave, metadata=page_world.ARM)
     shown = page.Live(**trained(*folders) | changes) if folders else page_world.live(**changes)
     app = Starlette(routes=page.routes(shown))
     listening = socket.create_server(("127.0.0.1", 0))

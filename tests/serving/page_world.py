@@ -1,4 +1,4 @@
-"""A policy of a few lines, a server around the page, and somebody who talks to it."""
+"""Policies of a few lines, a server around the page, and somebody who talks to it."""
 
 import asyncio
 import contextlib
@@ -50,6 +50,28 @@ class FakePolicy:
             actions[2] = np.nan
         latents = [list(WAYS).index(words[-1]) if words[-1] in WAYS else 7, int(observation["image"].sum()) % 8]
         return {"actions": actions, "latents": np.int32(latents)}
+
+
+ARM = METADATA | {
+    "horizon": 8,
+    "action_dim": 7,
+    "cameras": ["image", "wrist"],
+    "proprio_dim": 3,
+    "action_space": {
+        "names": ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"],
+        "units": "m,m,m,rad,rad,rad,",
+        "convention": "delta of the end effector",
+    },
+    "code_length": 4,
+}
+
+
+async def wave(observation):
+    """Seven numbers an action, for `fake_arm`."""
+    assert observation["wrist"].shape == (120, 120, 3) and observation["proprio"].shape == (3,)
+    angles = np.arange(8)[:, None] / 3 + np.arange(7) + observation["proprio"][0]
+    scales = np.float32([0.02, 0.02, 0.02, 0.2, 0.2, 0.2, 0.4])
+    return {"actions": np.sin(angles) * scales, "latents": np.int32([1, 0, 7, 3])}
 
 
 def imagine(image, latents):

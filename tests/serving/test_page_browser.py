@@ -175,6 +175,20 @@ def test_without_a_laq_the_page_says_why_nothing_is_imagined(serve, visit):
     playwright.expect(page.locator("#latents li")).to_have_count(2)
 
 
+def test_another_environment_is_shown_as_well(serve, visit):
+    page = visit(serve('environment="fake_arm"'))
+    page.locator("#camera[src^='data:image/jpeg']").wait_for()
+    page.get_by_label("Instruction", exact=True).fill("wave")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Start").click()
+    names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
+    playwright.expect(page.locator("#plot .axis b")).to_have_text(names)
+    page.locator("#plot .axis:nth-child(7) circle.planned").first.wait_for()
+    assert page.locator("#plot circle.planned").count() == 7 * 8
+    shows(page, "#declared", "delta of the end effector")
+    page.wait_for_function("document.querySelector('#painted').width === 320")
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_it_fits_a_phone_and_can_be_used_by_keys_alone(serve, visit, colours):
     page = visit(serve(), viewport={"width": 380, "height": 760}, color_scheme=colours)

@@ -68,10 +68,10 @@ def test_what_the_environment_does_not_show_is_named(changes):
 @pytest.mark.parametrize(
     "space, names, units, declared",
     [
-        (None, ["dimension 0", "dimension 1"], ["", ""], ""),
+        (None, ["dim 0", "dim 1"], ["", ""], ""),
         ({"names": ["x", "grip"], "units": "m, 0 or 1"}, ["x", "grip"], ["m", "0 or 1"], ""),
         ({"names": ["x", "y"], "units": "m", "convention": "delta"}, ["x", "y"], ["m", "m"], "convention: delta"),
-        ({"names": ["x"] * 3, "units": "a,b,c"}, ["dimension 0", "dimension 1"], ["", ""], "units: a,b,c"),
+        ({"names": ["x"] * 3, "units": "a,b,c"}, ["dim 0", "dim 1"], ["", ""], "units: a,b,c"),
     ],
 )
 def test_actions_are_called_what_the_dataset_calls_them(space, names, units, declared):

@@ -265,3 +265,21 @@ def test_an_environment_that_does_not_fit_is_named(changes, sentence):
         found = talk.hear("error")
         assert found["fatal"] and found["code"] == "environment"
         assert re.search(sentence, found["text"])
+
+
+def test_another_environment_with_an_image_is_shown_as_well(monkeypatch):
+    monkeypatch.setitem(envs.MODULES, "fake_arm", "fake_arm")
+    arm = page_world.live(infer=page_world.wave, metadata=page_world.ARM, environment="fake_arm")
+    with page_world.serving(arm) as server, Talk(server) as talk:
+        told = talk.hear("welcome")
+        assert told["environment"] == {"name": "fake_arm", "rate": 10}
+        assert told["actions"]["axes"][3] == {"name": "droll", "unit": "rad", "low": None, "high": None}
+        assert told["actions"]["declared"] == "convention: delta of the end effector"
+        first = talk.hear("frame")
+        assert first["image"].startswith("data:image/jpeg") and pixels(first["image"]).shape == (240, 320, 3)
+        talk.say(type="step")
+        assert "gives no instruction: type one" in talk.hear("error")["text"]
+        talk.say(type="instruction", text="wave")
+        talk.say(type="step")
+        assert len(talk.hear("frame", step=1)["action"]) == 7
+        assert pixels(talk.hear("imagined")["seen"]).shape == (240, 320, 3)

@@ -138,7 +138,7 @@ class Live:
         names, units = (_each(self._space.get(key), count) for key in ("names", "units"))
         return [
             {
-                "name": names[i] or f"dimension {i}",
+                "name": names[i] or f"dim {i}",
                 "unit": units[i] or "",
                 "low": float(bounds.low[i]) if np.isfinite(bounds.low[i]) else None,
                 "high": float(bounds.high[i]) if np.isfinite(bounds.high[i]) else None,

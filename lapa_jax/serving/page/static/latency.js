@@ -25,7 +25,7 @@ export class Latency {
   show() {
     const count = this.values.length;
     this.place.textContent = count ? written(this.values.at(-1)) : "–";
-    html(this.place, "small").textContent = count ? `p50 of ${count}: ${written(this.median)}` : "not measured";
+    html(this.place, "small").textContent = count ? `p50 ${written(this.median)}` : "not measured";
   }
 
   // Bars of all that is kept, one at least, and the median as a line.

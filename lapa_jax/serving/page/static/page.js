@@ -39,7 +39,8 @@ const HEARD = {
     status = message;
     $("step").textContent = message.step;
     $("doing").textContent = message.instruction;
-    $("use-own").textContent = message.own_instruction || "none";
+    $("use-own").textContent = message.own_instruction;
+    $("own").hidden = !message.own_instruction;
     $("start").textContent = message.running ? "Pause" : "Start";
     const { text, kind } = state(message);
     if ($("state").textContent !== text) $("state").textContent = text;
@@ -47,6 +48,7 @@ const HEARD = {
   },
   frame(message) {
     $("camera").src = message.image;
+    $("camera").classList.toggle("fine", message.image.startsWith("data:image/jpeg"));
     $("camera").hidden = false;
     if (message.action === null) begin(message.seed);
     else plot.passed(message.step, message.action);

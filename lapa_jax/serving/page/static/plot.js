@@ -76,9 +76,10 @@ class Row {
     this.svg.replaceChildren();
     this.scale(width, y);
     this.line(x(step - 0.5), 0, x(step - 0.5), this.height, "now-line");
-    this.points(past, x, y, () => "done", "done");
     const carried = plan?.carried ?? [];
-    this.points(chunk, x, y, (i) => (i < carried.length ? "planned carried" : "planned"), "planned");
+    const next = (i) => i < carried.length && plan.step + i >= step;
+    this.points(chunk, x, y, (i) => (next(i) ? "planned carried" : "planned"), "planned");
+    this.points(past, x, y, () => "done", "done");
     this.say(carried[step - plan?.step]?.[this.d] ?? null);
   }
 
