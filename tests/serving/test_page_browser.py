@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("starlette", reason="the page is served with the extra [serving]")
+pytest.importorskip("starlette", reason="the page is served with the extra [serve]")
 pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]")
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven with the extra [browser]")
 

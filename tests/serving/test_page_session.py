@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason="the page is served with the extra [serving]")
+pytest.importorskip("starlette", reason="the page is served with the extra [serve]")
 pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]")
 
 import page_world
