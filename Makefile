@@ -39,7 +39,7 @@ clean-venv:
 	rm -rf $(VENV)
 
 # The stamp is written last: a set-up that was killed starts again.
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg setup.py pyproject.toml
 	@set -e; \
 	chosen=; \
 	for name in python3.11 python3; do \
@@ -55,6 +55,6 @@ $(INSTALLED): setup.cfg pyproject.toml
 	echo "== setting up $(VENV) with $$chosen (once; a few minutes, about 1.6 GB)"; \
 	$$chosen -m venv $(VENV) || { \
 	  echo "error: $$chosen -m venv failed; on Debian: apt install python3.11-venv" >&2; exit 1; }; \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[tabletop,video,lerobot,dev]' || { \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[tabletop,video,lerobot,serve,dev]' || { \
 	  echo "error: the packages could not be installed (see above); run make again" >&2; exit 1; }; \
 	touch $@

@@ -14,9 +14,14 @@ from ml_collections import config_flags
 from lapa_jax import cpu, errors, sharding
 
 
+def define_config(name: str) -> Any:
+    """The flag of a program that leaves no folder: --config=experiments/configs/<name>.py[:size]."""
+    return config_flags.DEFINE_config_file("config", f"experiments/configs/{name}.py", lock_config=True)
+
+
 def define(name: str) -> tuple[Any, Any]:
-    """The two flags of a program: --config=experiments/configs/<name>.py[:size] and --workdir."""
-    config = config_flags.DEFINE_config_file("config", f"experiments/configs/{name}.py", lock_config=True)
+    """The two flags of a program: --config and --workdir."""
+    config = define_config(name)
     workdir = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and results go here.", required=True)
     return config, workdir
 

@@ -29,7 +29,8 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / path) for path in ("data/tabletop", "tests/data", "experiments")]
+PLACES = ("client", "data/tabletop", "tests/data", "tests/serving", "experiments")
+sys.path[:0] = [str(ROOT / path) for path in PLACES]
 
 
 # Workers of pytest-xdist take files in this order: what is long begins first, and no worker ends alone with it. The

@@ -266,7 +266,8 @@ def learned(name):
     return float(losses[0]), float(np.mean(losses[-20:]))
 
 
-@pytest.mark.parametrize("name", [pytest.param("bfloat16", marks=pytest.mark.slow), "float8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bfloat16", "float8"])
 def test_a_trunk_learns_to_copy_as_well_as_in_float32(name):
     first, best = learned("float32")
     assert best < 0.3 * first

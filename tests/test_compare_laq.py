@@ -22,6 +22,7 @@ def run(compare, programs, load_config, root, data, cells, seeds=1):
     compare.main([])
 
 
+@pytest.mark.slow
 def test_cells_are_trained_judged_and_tabled_once(compare, programs, load_config, tabletop_dataset, tmp_path):
     run(compare, programs, load_config, tmp_path, tabletop_dataset, ["fsq", "kl", "fsq features"])
     table = (tmp_path / "table.md").read_text()

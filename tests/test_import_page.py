@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lapa_jax import vocab
+from lapa_jax import policy, vocab
 from lapa_jax.convert import array_pickle, official_lapa, official_vqgan, torch_zip
 from lapa_jax.data import official_prompts
 from lapa_jax.models import vlm
@@ -25,6 +25,7 @@ import test_official_laq  # noqa: E402
 import test_official_vqgan  # noqa: E402
 import test_pieces  # noqa: E402
 
+pytestmark = pytest.mark.slow
 PAGE = pages.read("import-official.md")
 TINY = "--config.batch_size=8"
 STAGE_2 = (
@@ -37,6 +38,7 @@ SIZES = {  # `pages.name_of` a command -> flags for files that are small; sizes 
     "runs/lapa": STAGE_2,
     "runs/lapa_robot": (TINY, "--config.num_steps=2", "--config.data.episodes=2"),
     "runs/lapa_mine": (*STAGE_2, "--config.num_steps=2"),
+    "runs/lapa_finetuned": STAGE_2,
     "runs/rollouts": ("--config.videos=2", "--config.steps=2"),
 }
 
@@ -133,6 +135,16 @@ def test_programs_of_the_page_run(printed, folder, monkeypatch):
     for block in pages.programs(PAGE):
         exec(block, names)
     assert names["actions"].shape == (1, 2) and np.isfinite(names["actions"]).all()
+
+
+def test_an_official_policy_says_what_its_checkpoint_says(printed, folder):
+    """The likeliest bins, by two ways: `run_lapa` on the file, and the policy made of it."""
+    said = json.loads(printed["run_lapa"][1].splitlines()[-1])
+    driver = policy.Policy.from_checkpoint(folder / "runs" / "lapa_policy")
+    assert driver.metadata["action_space"]["names"][-1] == "gripper"
+    image = np.asarray(Image.open(folder / "photo.jpg"))
+    found = driver.infer({"image": image, "instruction": "pick up the blue block"})["actions"]
+    np.testing.assert_allclose(found[0], said["action"], atol=1e-6)
 
 
 def test_the_trained_model_goes_back_to_a_file_as_it_came(printed, folder):

@@ -53,9 +53,9 @@ def ours(name: str, file: str) -> bool:
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),
         "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
-        "lapa_jax/serving/": (
-            "serving", "chunking", "data", "envs", "errors", "latent_rollout", "models", "sharding", "trained",
-        ),
+        "lapa_jax/serving/page/": ("serving", "chunking", "data", "envs", "errors"),
+        "lapa_jax/serving/imagination.py": ("data", "errors", "latent_rollout", "models", "sharding", "trained"),
+        "lapa_jax/serving/": ("serving", "errors", "__version__"),
         "lapa_jax/convert/": ("convert", "checkpoints", "errors", "models", "training", "vocab"),
     }
     for place, allowed in friends.items():
@@ -116,6 +116,7 @@ def test_imports_point_one_way(path):
         ("lapa_jax/evaluation/report.py", "from lapa_jax.convert import torch_zip"),
         ("lapa_jax/convert/official_laq.py", "from lapa_jax.data import loader"),
         ("lapa_jax/policy.py", "import launch"),
+        ("lapa_jax/serving/calls.py", "from lapa_jax import policy"),
         ("experiments/train_laq.py", "import tensorflow as tf"),
         ("data/tabletop/build.py", "from torch import nn"),
     ],

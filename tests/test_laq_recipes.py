@@ -45,7 +45,7 @@ def load(folder):
 
 
 RESUMED = ("features", "labels")
-LONG = ("perceptual", "ema", "official", "five tokens in bfloat16")
+LONG = ("features", "perceptual", "ema", "official", "five tokens in bfloat16")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in RECIPES])

@@ -9,6 +9,8 @@ import pytest
 
 from lapa_jax import checkpoints, errors, sharding, trained
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "param_dtype": "bfloat16", "frozen_dtype": "bfloat16", "optimizer.frozen": "^decoder/conv_in",
     "optimizer.moments": "float8", "optimizer.ema": 0.5, "model.width": 16, "model.norm_groups": 4,

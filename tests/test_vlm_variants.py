@@ -35,8 +35,8 @@ VARIANTS = {
 }
 
 
-SLOW = "features of a tokenizer"
-RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in VARIANTS]
+SLOW = ("features of a tower", "features of a tokenizer")
+RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in VARIANTS]
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -121,6 +121,7 @@ def test_a_packed_run_resumes_exactly(packed):
     assert all(row["filled"] > 0.7 for row in rows if row["split"] == "train")
 
 
+@pytest.mark.slow
 def test_labels_made_on_the_way_are_those_on_disk(run_program, made, tmp_path):
     """The same codes, the same losses; for the first step, with the same weights and order."""
     common = made.data | {"data.blank_instruction_rate": 0.0}
@@ -133,7 +134,7 @@ def test_labels_made_on_the_way_are_those_on_disk(run_program, made, tmp_path):
     np.testing.assert_allclose(disk["code_loss"], way["code_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("run", ["tokens", pytest.param(SLOW, marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("run", ["tokens", pytest.param(SLOW[-1], marks=pytest.mark.slow)], indirect=True)
 def test_encoded_frames_on_disk_train_alike(run, run_program, made, tmp_path):
     """Ids exactly; features as far as they were stored."""
     changes, ids = run.changes, run.name == "tokens"
@@ -151,6 +152,7 @@ def test_encoded_frames_on_disk_train_alike(run, run_program, made, tmp_path):
         run_program("pretrain_vlm", tmp_path / "other", **other)
 
 
+@pytest.mark.slow
 def test_frames_are_resized_once_in_stage_3_too(run_program, made, tmp_path):
     changes = SIGLIP | {"encoder.resize": "official", "data.decode_once": False, "num_steps": 0}
     run_program("pretrain_vlm", tmp_path / "vlm", **made.data, **{"data.latents": made.latents}, **changes)

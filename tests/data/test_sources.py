@@ -109,6 +109,7 @@ def test_a_mixture_of_all_forms_trains_stage_1(folders, run_program, shared, tmp
     assert all(one["held_out_pairs"] and np.isfinite(one["mse"]) for one in summary["datasets"].values())
 
 
+@pytest.mark.slow
 def test_a_mixture_goes_through_stages_1_and_2(folders, run_program, tmp_path):
     mixture = f"{folders['tabletop']}=2,{folders['something']}"
     common = {"data.cache": str(tmp_path / "cache"), "data.clips.size": 64, "data.mixture": mixture}

@@ -107,7 +107,7 @@ def test_frames_as_tokens_and_back(tiny, variables):
     assert image_tokens.encode_frames._cache_size() == before
 
 
-@pytest.mark.parametrize("quantizer", [pytest.param("vq", marks=pytest.mark.slow), "vq_ema"])
+@pytest.mark.parametrize("quantizer", [pytest.param(name, marks=pytest.mark.slow) for name in ("vq", "vq_ema")])
 def test_training_rebuilds_and_uses_codes(quantizer):
     """Images of two colours each: the error falls to a small part, and what differs gets codes that differ."""
     model = vqgan.from_config(TINY | {"quantizer": quantizer})

@@ -1,0 +1,58 @@
+"""A policy behind a port: openpi's websocket protocol and a REST POST /act. docs/serving.md has both.
+
+    python experiments/serve.py --config.policy=runs/demo/finetune --config.port=8000
+"""
+
+import ipaddress
+import pathlib
+from typing import Any
+
+import launch
+
+from lapa_jax import errors
+from lapa_jax.policy import Policy
+
+CONFIG = launch.define_config("serve")
+
+
+def read_token(path: str | None) -> str | None:
+    """The text of a file, so that the token stands neither in the command nor in the list of processes."""
+    if path is None:
+        return None
+    try:
+        return pathlib.Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UserError(f"token_file={path} cannot be read: {error}") from None
+
+
+def only_this_machine(host: str) -> bool:
+    """Whether nobody else can connect."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def main(_: Any) -> None:
+    config = CONFIG.value
+    if config.policy is None:
+        raise errors.UserError("which policy? give --config.policy=FOLDER of a finetune run")
+    try:
+        from lapa_jax.serving import app, options, server
+    except ImportError as error:
+        raise errors.UserError(f"the server needs {error.name}: pip install -e '.[serve]'") from None
+    token = read_token(config.token_file)
+    limits = options.Options(token=token, keys=options.parse_keys(config.keys), **config.limits)
+    listening = server.bind(config.host, config.port)
+    launch.start(config)
+    served = app.make(Policy.from_checkpoint(config.policy), limits)
+    if token is None and not only_this_machine(config.host):
+        print("[serve] anyone who reaches this machine may ask: --config.token_file=FILE changes that", flush=True)
+    host, port = listening.getsockname()[:2]
+    print(f"[serve] {config.policy} at ws://{host}:{port} and http://{host}:{port}/act", flush=True)
+    server.run(served, listening)
+    print("[serve] ended", flush=True)
+
+
+if __name__ == "__main__":
+    launch.run(main)
