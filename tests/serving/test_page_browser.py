@@ -218,3 +218,35 @@ UNNAMED = """() => [...document.querySelectorAll("button, input, select, img, ca
   const labelled = one.labels?.length || one.getAttribute("aria-label") || one.alt;
   return !labelled && !(one.tagName === "BUTTON" && one.textContent.trim());
 }).map((one) => one.outerHTML)"""
+
+
+@pytest.fixture
+def served(tiny_run, tmp_path):
+    """The address of `serve` with a trained policy, its LAQ and a token."""
+    token, root = tmp_path / "token", HERE.parent.parent
+    token.write_text("sesame")
+    options = {"policy": tiny_run("finetune"), "page.laq": tiny_run("train_laq"), "token_file": token, "port": 0}
+    flags = [f"--config.{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "experiments/serve.py", "--config=experiments/configs/serve.py:tiny", *flags]
+    paths = os.pathsep.join([str(root), str(root / "client"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
+    found = next((line for line in server.stdout if "watch it" in line), "")
+    yield found.split()[-1] if found else pytest.fail("the server did not start")
+    server.terminate()
+    assert server.wait(60) == 0
+    server.stdout.close()
+
+
+@pytest.mark.slow
+def test_the_program_serves_the_page_of_a_trained_policy_to_who_has_the_token(served, visit):
+    page = visit(served, http_credentials={"username": "anyone", "password": "sesame"})
+    ready(page)
+    shows(page, "#facts", "latents policy in tabletop")
+    page.get_by_label("Instruction", exact=True).fill("push the red block left")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Start").click()
+    playwright.expect(page.locator("#latents li")).to_have_count(1, timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('#painted').width === 64")
+    shows(page, "#painted-name", "imagined 0.4 s later")
+    shows(page, "#infer", "p50")

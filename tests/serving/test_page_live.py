@@ -55,7 +55,8 @@ SEEN = {"image": "I", "wrist": "W", "proprio": "P", "effector": "E", "instructio
     ],
 )
 def test_the_policy_is_shown_what_it_wants_and_no_more(changes, shown):
-    assert live(**changes).observed(SEEN, "ours", [5]) == shown | {"instruction": "ours"}
+    found = live(**changes).observed(SEEN, "ours", np.int32([5]))
+    assert found == shown | {"instruction": "ours"}
     assert "last_latents" not in live(**changes).observed(SEEN, "ours")
 
 

@@ -13,6 +13,9 @@ from lapa_jax.serving.imagination import Imagined
 Infer = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 """One observation -> "actions" float[horizon, A], and "latents" int[N] where the policy plans some."""
 
+ARGUMENTS = {"tabletop": {"split": "heldout", "max_steps": 600}}
+"""Of environments that a page drives: nothing that was trained on, and time to type."""
+
 NO_LAQ = "No LAQ was given to the server. Start it with the folder of the LAQ that labelled the videos."
 
 
@@ -44,7 +47,7 @@ class Live:
         imagine: an `imagination.Imagination`, called in threads; None for none.
         no_imagination: why there is none, as a sentence.
         environment: a name of `envs.MODULES`.
-        arguments: of the environment.
+        arguments: of the environment; None: those in `ARGUMENTS`.
         proprio: the field of its observations that a policy with `proprio_dim` gets as "proprio".
         execute: actions carried out of each chunk before the next look; None: as many as the policy's `history`
             wants, else two where a chunk has them.
@@ -62,7 +65,7 @@ class Live:
     imagine: Callable[[np.ndarray, np.ndarray], Imagined] | None = None
     no_imagination: str = NO_LAQ
     environment: str = "tabletop"
-    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
     proprio: str = "proprio"
     execute: int | None = None
     ensemble: float | None = None
@@ -93,7 +96,8 @@ class Live:
 
     def make_environment(self) -> Any:
         """Raises UserError: no such environment, or one that takes other actions than the policy gives."""
-        made = envs.make(self.environment, **self.arguments)
+        given = ARGUMENTS.get(self.environment, {}) if self.arguments is None else self.arguments
+        made = envs.make(self.environment, **given)
         takes, gives = made.action_space.shape, (self.metadata["action_dim"],)
         if takes != gives:
             made.close()
@@ -127,7 +131,7 @@ class Live:
             )
         shown = {name: observation[field] for name, field in wanted.items()} | {"instruction": instruction}
         told = latents is not None and self.metadata.get("history")
-        return shown | {"last_latents": latents} if told else shown
+        return shown | {"last_latents": np.asarray(latents, np.int32)} if told else shown
 
     def axes(self, environment: Any) -> list[dict[str, Any]]:
         """Name, unit and bounds of each dimension of an action; bounds are None where there are none.
