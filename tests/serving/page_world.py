@@ -43,7 +43,7 @@ class FakePolicy:
             raise errors.UserError(f"the instruction has {len(words)} words and 30 fit: shorten the instruction")
         if "break" in words:
             raise RuntimeError("broken on purpose")
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(3.5 if "slowly" in words else 0.002)
         way = next((WAYS[word] for word in words if word in WAYS), (0, 0))
         actions = np.tile(np.float32(way) * 0.02, (4, 1)) * np.float32([[1], [0.9], [0.8], [0.7]])
         if "nan" in words:

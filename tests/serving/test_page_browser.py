@@ -81,7 +81,16 @@ def ready(page):
 
 def is_another(page, selector, before):
     """Waits until a picture is not what it was."""
-    page.wait_for_function("([s, b]) => document.querySelector(s).src !== b", arg=[selector, before])
+    playwright.expect(page.locator(selector)).not_to_have_attribute("src", before, timeout=PATIENCE)
+
+
+def has_text(page, selector, text):
+    playwright.expect(page.locator(selector)).to_have_text(text, timeout=PATIENCE)
+
+
+def is_wide(page, selector, pixels):
+    """Waits until a canvas holds a picture of that width."""
+    playwright.expect(page.locator(selector)).to_have_js_property("width", pixels, timeout=PATIENCE)
 
 
 def painted(page, selector):
@@ -112,14 +121,14 @@ def test_a_person_types_an_instruction_and_watches(serve, visit):
     for latency in ("#infer", "#imagine", "#trip"):
         shows(page, latency, "p50")
     assert page.locator("#spark rect").count() >= 1
-    page.wait_for_function("document.querySelector('#seen').width === 64")
+    is_wide(page, "#seen", 64)
     assert painted(page, "#seen") != painted(page, "#painted")
 
     page.get_by_role("button", name="Pause").click()
     shows(page, "#state", "paused")
     page.get_by_label("to seed").fill("7")
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function("document.querySelector('#step').textContent === '0'")
+    has_text(page, "#step", "0")
     shows(page, "#state", "ready")
     assert page.locator("#plot circle").count() == 0 and page.locator("#latents li").count() == 0
     assert ready(page) != first and page.locator("#use-own").inner_text() != own
@@ -127,7 +136,7 @@ def test_a_person_types_an_instruction_and_watches(serve, visit):
     page.locator("#use-own").click()
     shows(page, "#doing", page.locator("#use-own").inner_text())
     page.get_by_role("button", name="Next seed").click()
-    page.wait_for_function("document.querySelector('#seed').value === '8'")
+    playwright.expect(page.locator("#seed")).to_have_value("8", timeout=PATIENCE)
 
 
 def test_single_steps_and_the_difference(serve, visit):
@@ -136,8 +145,8 @@ def test_single_steps_and_the_difference(serve, visit):
     page.get_by_label("Instruction", exact=True).fill("move left")
     page.get_by_role("button", name="Say it").click()
     page.get_by_role("button", name="Single step").click()
-    page.wait_for_function("document.querySelector('#step').textContent === '1'")
-    page.wait_for_function("document.querySelector('#seen').width === 64")
+    has_text(page, "#step", "1")
+    is_wide(page, "#seen", 64)
     assert painted(page, "#seen") == painted(page, "#painted")  # code 0 moves the picture by nothing
     page.get_by_label("show the difference").check()
     assert page.locator("#painted").evaluate(BRIGHTEST) == 0
@@ -165,6 +174,16 @@ def test_errors_are_said_in_words_and_the_page_goes_on(serve, visit):
     playwright.expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_slow_policy_is_waited_for(serve, visit):
+    page = visit(serve())
+    ready(page)
+    page.get_by_label("Instruction", exact=True).fill("move up slowly")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Start").click()
+    shows(page, "#state", "waiting for the policy")
+    shows(page, "#state", "running")
+
+
 def test_without_a_laq_the_page_says_why_nothing_is_imagined(serve, visit):
     page = visit(serve("imagine=null"))
     ready(page)
@@ -186,7 +205,7 @@ def test_another_environment_is_shown_as_well(serve, visit):
     page.locator("#plot .axis:nth-child(7) circle.planned").first.wait_for()
     assert page.locator("#plot circle.planned").count() == 7 * 8
     shows(page, "#declared", "delta of the end effector")
-    page.wait_for_function("document.querySelector('#painted').width === 320")
+    is_wide(page, "#painted", 320)
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
@@ -246,7 +265,7 @@ def test_the_program_serves_the_page_of_a_trained_policy_to_who_has_the_token(se
     page.get_by_label("Instruction", exact=True).fill("push the red block left")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Start").click()
-    playwright.expect(page.locator("#latents li")).to_have_count(1, timeout=PATIENCE)
-    page.wait_for_function("document.querySelector('#painted').width === 64")
+    playwright.expect(page.locator("#latents li")).to_have_count(1, timeout=6 * PATIENCE)  # it warms up first
+    is_wide(page, "#painted", 64)
     shows(page, "#painted-name", "imagined 0.4 s later")
     shows(page, "#infer", "p50")

@@ -1,5 +1,6 @@
 """The page on the policy server: in line with other clients, behind its guard, gone when it ends."""
 
+import contextlib
 import threading
 import time
 
@@ -36,16 +37,32 @@ class Policy(fake_policy.FakePolicy):
 def serve():
     started = []
 
-    def start(policy=None, **changes):
+    def start(policy=None, wait=True, **changes):
         running = servers.Running(policy or Policy(), **changes)
         started.append(running)
         live = page.Live(shared.of_service(running.service), running.policy.metadata)
         running.app.router.routes.extend(page.routes(live))
-        return running.until_ready(), running.uri.removeprefix("ws://")
+        if wait:
+            running.until_ready()
+        return running, running.uri.removeprefix("ws://")
 
     yield start
     for one in started:
         one.end()
+
+
+def test_a_page_waits_until_the_policy_is_warm(serve):
+    running, address = serve(Policy(seconds=0.3), wait=False)
+    for _ in range(500):
+        with contextlib.suppress(ConnectionRefusedError):
+            running.request("GET", "/healthz")
+            break
+        time.sleep(0.02)
+    with page_world.Talk(address) as talk:
+        talk.say(type="start")
+        assert not running.service.ready.is_set()
+        talk.hear("frame", step=1)
+        assert running.service.ready.is_set()
 
 
 def test_one_address_is_the_page_and_the_policy(serve):

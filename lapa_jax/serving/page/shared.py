@@ -10,10 +10,11 @@ from lapa_jax.serving.service import Service
 
 
 def of_service(service: Service) -> Infer:
-    """Pages wait in the same line as all other clients of the server, and share calls with them."""
+    """Pages wait for a warm policy, and then in line with the server's other clients; they share calls with them."""
 
     async def infer(observation: dict[str, Any]) -> Mapping[str, Any]:
         """Raises UserError: why there is no answer."""
+        await service.ready.wait()
         try:
             with service.request("websocket"):
                 return await service.infer(service.fields.of(observation))

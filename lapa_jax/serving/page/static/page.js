@@ -7,11 +7,11 @@ import { ActionPlot } from "./plot.js";
 
 const $ = (id) => document.getElementById(id);
 const CONTROLS = ["start", "one", "reset", "next"];
-const PING_MILLISECONDS = 1000;
+const PING_MILLISECONDS = 1000, PATIENCE_MILLISECONDS = 2000;
 
 const infer = new Latency($("infer")), imagine = new Latency($("imagine")), trip = new Latency($("trip"));
 const pair = new Pair($("seen"), $("painted"), $("difference"));
-let socket = null, plot = null, status = {};
+let socket = null, plot = null, status = {}, heard = 0;
 
 // What the server says.
 const HEARD = {
@@ -37,14 +37,13 @@ const HEARD = {
   },
   status(message) {
     status = message;
+    heard = performance.now();
     $("step").textContent = message.step;
     $("doing").textContent = message.instruction;
     $("use-own").textContent = message.own_instruction;
     $("own").hidden = !message.own_instruction;
     $("start").textContent = message.running ? "Pause" : "Start";
-    const { text, kind } = state(message);
-    if ($("state").textContent !== text) $("state").textContent = text;
-    $("state").className = `pill ${kind}`;
+    show(state(message));
   },
   frame(message) {
     $("camera").src = message.image;
@@ -90,6 +89,11 @@ function state({ running, outcome, step }) {
   if (outcome === "over") return { text: "scene over", kind: "bad" };
   if (running) return { text: "running", kind: "busy" };
   return { text: step ? "paused" : "ready", kind: "" };
+}
+
+function show({ text, kind }) {
+  if ($("state").textContent !== text) $("state").textContent = text;
+  $("state").className = `pill ${kind}`;
 }
 
 function chips(latents) {
@@ -165,12 +169,17 @@ function connect() {
   mine.addEventListener("close", () => {
     if (mine !== socket) return;
     connection("not connected", "bad");
-    $("state").textContent = "waiting";
-    $("state").className = "pill";
+    status = {};
+    show({ text: "waiting", kind: "" });
     for (const id of CONTROLS) $(id).disabled = true;
     if (!ended) problem("The server is gone, or does not let this page in.", true);
   });
 }
 
-setInterval(() => say({ type: "ping", at: performance.now() }), PING_MILLISECONDS);
+setInterval(() => {
+  const now = performance.now();
+  say({ type: "ping", at: now });
+  const late = status.running && !status.outcome && now - heard > PATIENCE_MILLISECONDS / Math.min(status.speed, 1);
+  if (late) show({ text: "waiting for the policy", kind: "" });
+}, PING_MILLISECONDS);
 connect();
