@@ -10,7 +10,7 @@ from lapa_jax.serving.service import Service
 
 
 def of_service(service: Service) -> Infer:
-    """Pages wait for a warm policy, and then in line with the server's other clients; they share calls with them."""
+    """Pages wait for a warm policy, then in line with the server's other clients, and share their calls."""
 
     async def infer(observation: dict[str, Any]) -> Mapping[str, Any]:
         """Raises UserError: why there is no answer."""
