@@ -32,15 +32,15 @@ _SET = flags.DEFINE_multi_string("set", [], "An override of finetune's config fo
 _CALLS = flags.DEFINE_integer("calls", 100, "Of infer, to time it.", lower_bound=1)
 
 CELLS: dict[str, Mapping[str, Any]] = {
-    f"{kind}, {tune}": {"head.kind": kind, "tune": tune}
+    f"{kind} {tune}": {"head.kind": kind, "tune": tune}
     for tune in ("head", "all")
     for kind in ("latents", "features", "l1", "bins", "flow")
 }
 CELLS |= {
-    "latents, lora": {"head.kind": "latents", "tune": "lora"},
-    "latents, head, proprio": {"head.kind": "latents", "tune": "head", "data.proprio": True},
-    "latents, head, history": {"head.kind": "latents", "tune": "head", "history": 2},
-    "latents, scratch": {"head.kind": "latents", "scratch": True},
+    "latents lora": {"head.kind": "latents", "tune": "lora"},
+    "latents head proprio": {"head.kind": "latents", "tune": "head", "data.proprio": True},
+    "latents head history": {"head.kind": "latents", "tune": "head", "history": 2},
+    "latents scratch": {"head.kind": "latents", "scratch": True},
 }
 """Name -> changed keys of `finetune`."""
 
@@ -51,7 +51,7 @@ def runs(root: pathlib.Path) -> Iterator[tuple[str, int, pathlib.Path]]:
         raise errors.UserError(f"no cell {unknown[0]!r}; choose from: {'; '.join(CELLS)}")
     for seed in range(_SEEDS.value):
         for name in _CELLS.value or CELLS:
-            yield name, seed, root / f"{name.replace(', ', '-')}-{seed}"
+            yield name, seed, root / f"{name.replace(' ', '-')}-{seed}"
 
 
 def program(name: str, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted(p for folder in ("lapa_jax", "experiments", "data") for p in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("lapa_jax", "experiments", "data", "integrations")
+FILES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 ARRAYS = ("jax", "flax", "optax", "orbax")
 HEAVY = ("tensorflow", "torch")
 

@@ -20,7 +20,7 @@ def get_config(size: str = "base") -> ConfigDict:
         size="7b",  # trunk, see lapa_jax/models/llama.py SIZES; None where init.path says it
         trunk=placeholder(ConfigDict),  # its keyword arguments, over those of the size; set by init.path
         lora=dict(rank=0, alpha=16.0, layers="attention|feed_forward"),  # thin matrices; rank 0: none
-        vocabs=dict(text=32_000, vision=8448, latent=8),  # rows of each embedding table; 0: as many as are needed
+        vocabs=dict(text=32_000, vision=8448, latent=8, action=0),  # rows of each table; 0: as many as are needed
         heads=("latent", "text", "vision"),  # tables with an output head
         image="tokens",  # or "features" of a frozen encoder, or "stem", pixels
         image_stem=dict(channels=32, num_heads=4, keypoints=32),  # of image="stem", trained with the trunk

@@ -115,6 +115,14 @@ class Layout(abc.ABC):
 class Clean(Layout):
     """Instruction, image, a start token, latents; only latents are targets."""
 
+    def check(self) -> None:
+        super().check()
+        if self.by_word and self.num_image_tokens <= self.tokenizer.length:
+            raise errors.UserError(
+                f"an image by word of {self.num_image_tokens} tokens, for instructions of {self.tokenizer.length}: it "
+                "has a place for each of their tokens and one more"
+            )
+
     def template(self, instruction: str) -> Tokens:
         words = self.tokenizer.ids(instruction)
         return sequences.join(

@@ -5,7 +5,11 @@ from typing import Any
 
 from lapa_jax.errors import UserError
 
-MODULES = {"tabletop": "lapa_jax.envs.tabletop"}
+MODULES = {
+    "tabletop": "lapa_jax.envs.tabletop",
+    "language_table": "lapa_jax.envs.language_table",
+    "libero": "lapa_jax.envs.libero",
+}
 
 
 def expert(name: str) -> Any:

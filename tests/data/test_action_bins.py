@@ -3,8 +3,10 @@
 import json
 import pathlib
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from lapa_jax import errors
 from lapa_jax.data import action_bins
@@ -145,3 +147,22 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bins.csv").write_bytes(b"\xff\xfe0,1")
     with pytest.raises(errors.UserError, match="no CSV"):
         action_bins.read(tmp_path / "bins.csv")
+
+
+@hypothesis.given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=40, unique=True),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_decoding_undoes_encoding_within_a_bin(values, num_bins, gripper):
+    """And every id comes back from the middle of its bin."""
+    column = np.array(values)
+    actions = np.stack([column, np.arange(len(column)) % 2], axis=1)
+    bins = action_bins.fit(actions, num_bins, gripper)
+    ids = bins.encode(actions)
+    back, edges = bins.decode(ids), bins.edges[0]
+    width = (edges[1:] - edges[:-1])[ids[:, 0]]
+    assert (np.abs(back[:, 0] - column) <= width / 2 + 1e-9 * np.abs(column).max()).all()
+    np.testing.assert_array_equal(bins.encode(np.stack([back[:, 0], actions[:, 1]], axis=1))[:, 0], ids[:, 0])
+    if gripper:
+        np.testing.assert_array_equal(back[:, 1], actions[:, 1])

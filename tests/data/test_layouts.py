@@ -34,6 +34,11 @@ def test_a_clean_sequence():
     assert clean().targets == {vocab.LATENT: 2}
 
 
+def test_an_image_by_word_that_is_too_small_is_named():
+    with pytest.raises(errors.UserError, match="by word of 6 tokens, for instructions of 6"):
+        clean(num_image_tokens=6, by_word=True)
+
+
 def test_an_image_by_word_has_a_place_for_each_and_one_more():
     layout = clean(num_image_tokens=7, by_word=True)
     made = layout.template("open it")

@@ -1,0 +1,5 @@
+from language_table.environments.rewards import reward
+
+
+class BlockToRelativeLocationReward(reward.LanguageTableReward):
+    wording = "block2relativelocation {}"
