@@ -15,7 +15,10 @@ def live(infer=None, **changes):
     return Live(infer=infer, metadata=page_world.METADATA | changes, **fields)
 
 
-BOX = types.SimpleNamespace(action_space=types.SimpleNamespace(low=[-1, -np.inf], high=[np.inf, 2]))
+BOX = types.SimpleNamespace(
+    action_space=types.SimpleNamespace(low=[-1, -np.inf], high=[np.inf, 2]),
+    metadata={"action": {"names": ["theirs", "too"], "units": "x: 5 cm; y: 2 cm"}},
+)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,8 @@ def test_what_the_environment_does_not_show_is_named(changes):
 @pytest.mark.parametrize(
     "space, names, units, declared",
     [
-        (None, ["dim 0", "dim 1"], ["", ""], ""),
+        (None, ["theirs", "too"], ["", ""], "units: x: 5 cm; y: 2 cm"),
+        ({"note": "who knows"}, ["dim 0", "dim 1"], ["", ""], "note: who knows"),
         ({"names": ["x", "grip"], "units": "m, 0 or 1"}, ["x", "grip"], ["m", "0 or 1"], ""),
         ({"names": ["x", "y"], "units": "m", "convention": "delta"}, ["x", "y"], ["m", "m"], "convention: delta"),
         ({"names": ["x"] * 3, "units": "a,b,c"}, ["dim 0", "dim 1"], ["", ""], "units: a,b,c"),
@@ -80,7 +84,7 @@ def test_actions_are_called_what_the_dataset_calls_them(space, names, units, dec
     axes = made.axes(BOX)
     assert [axis["name"] for axis in axes] == names and [axis["unit"] for axis in axes] == units
     assert [axis["low"] for axis in axes] == [-1, None] and [axis["high"] for axis in axes] == [None, 2]
-    assert made.declared == declared
+    assert made.declared(BOX) == declared
 
 
 @pytest.mark.parametrize(

@@ -134,12 +134,10 @@ class Live:
         return shown | {"last_latents": np.asarray(latents, np.int32)} if told else shown
 
     def axes(self, environment: Any) -> list[dict[str, Any]]:
-        """Name, unit and bounds of each dimension of an action; bounds are None where there are none.
-
-        Names and units are those that the policy's dataset declares.
-        """
+        """Name, unit and bounds of each dimension of an action; bounds are None where there are none."""
         count, bounds = self.metadata["action_dim"], environment.action_space
-        names, units = (_each(self._space.get(key), count) for key in ("names", "units"))
+        space = self.space(environment)
+        names, units = (_each(space.get(key), count) for key in ("names", "units"))
         return [
             {
                 "name": names[i] or f"dim {i}",
@@ -150,21 +148,22 @@ class Live:
             for i in range(count)
         ]
 
-    @property
-    def declared(self) -> str:
-        """What else the dataset declares of an action; also units that do not go one by one with the dimensions."""
-        said = {key: self._space.get(key) for key in ("units", "convention", "gripper", "note")}
+    def declared(self, environment: Any) -> str:
+        """What else is declared of an action; also units that do not go one by one with the dimensions."""
+        space = self.space(environment)
+        said = {key: space.get(key) for key in ("units", "convention", "gripper", "note")}
         if any(_each(said["units"], self.metadata["action_dim"])):
             del said["units"]
         return "; ".join(f"{key}: {value}" for key, value in said.items() if value)
 
-    @property
-    def _space(self) -> Mapping[str, Any]:
-        return self.metadata.get("action_space") or {}
+    def space(self, environment: Any) -> Mapping[str, Any]:
+        """What the policy's dataset declares of an action, else what the environment does."""
+        return self.metadata.get("action_space") or environment.metadata.get("action") or {}
 
 
 def _each(declared: Any, count: int) -> list[str | None]:
-    """What was declared for all dimensions at once or one by one ("m,m,rad" or a list), one by one; else None."""
+    """What was declared one by one ("m,m,rad" or a list) or for all in one word, one by one; else None."""
     found = declared.split(",") if isinstance(declared, str) else list(declared or [])
-    found = found * count if len(found) == 1 else found
+    if len(found) == 1 and not str(found[0]).strip().count(" "):
+        found = found * count
     return [str(one).strip() for one in found] if len(found) == count else [None] * count

@@ -210,7 +210,7 @@ class Session:
             "type": "welcome",
             "policy": {name: live.metadata.get(name) for name in known},
             "environment": {"name": live.environment, "rate": self._rate},
-            "actions": {"axes": live.axes(self._env), "declared": live.declared},
+            "actions": {"axes": live.axes(self._env), "declared": live.declared(self._env)},
             "imagination": {
                 "available": live.why_no_imagination is None,
                 "why": live.why_no_imagination,
