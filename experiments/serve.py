@@ -45,7 +45,7 @@ def main(_: Any) -> None:
     except ImportError as error:
         raise errors.UserError(f"the server needs {error.name}: pip install -e '.[serve]'") from None
     token = read_token(config.token_file)
-    limits = options.Options(token=token, keys=options.parse_keys(config.keys), **config.limits)
+    limits = options.Options(token=token, names=options.parse_names(config.names), **config.limits)
     listening = server.bind(config.host, config.port)
     launch.start(config)
     served = app.make(Policy.from_checkpoint(config.policy), limits)

@@ -38,22 +38,22 @@ class Fields:
 
     Args:
         metadata: the policy's own.
-        keys: further names, see `options.Options.keys`; they come before `ALIASES`.
+        names: further names, see `options.Options.names`; they come before `ALIASES`.
         max_pixels: of an image.
 
     Raises:
         UserError: a name is given to something that the policy does not take.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], keys: Mapping[str, str], max_pixels: int) -> None:
+    def __init__(self, metadata: Mapping[str, Any], names: Mapping[str, str], max_pixels: int) -> None:
         self.cameras: Sequence[str] = tuple(metadata["cameras"])
         self.proprio_dim: int | None = metadata.get("proprio_dim")
-        self.max_pixels, self._keys = max_pixels, keys
+        self.max_pixels, self._names = max_pixels, names
         optional = {"proprio": self.proprio_dim is not None, "last_latents": bool(metadata.get("history"))}
         self._takes = ("instruction", *self.cameras, *(name for name, taken in optional.items() if taken))
-        for name, ours in keys.items():
+        for name, ours in names.items():
             if ours and ours not in self._takes:
-                raise errors.UserError(f"keys: {name}={ours}, but this policy takes {', '.join(self._takes)}")
+                raise errors.UserError(f"names: {name}={ours}, but this policy takes {', '.join(self._takes)}")
 
     def of(self, message: Any, image: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
         """The observation that a message holds, under our names.
@@ -92,8 +92,8 @@ class Fields:
 
     def _ours(self, name: str) -> str:
         """Our name for theirs; empty where the policy takes no such thing."""
-        if name in self._keys:
-            return self._keys[name]
+        if name in self._names:
+            return self._names[name]
         if name in (*self._takes, "proprio", "seed"):
             return name
         if name in ALIASES:

@@ -11,7 +11,7 @@ class Options:
     """
     Attributes:
         token: every request must bear it; None: none is asked for.
-        keys: names in observations -> the policy's own, beside `fields.ALIASES`; "": left out.
+        names: names in observations -> the policy's own, beside `fields.ALIASES`; "": left out.
         max_batch: observations of one call of the policy.
         max_wait_ms: how long a request waits for others to share a call with.
         max_queue: requests that wait for a call; one more is told "busy".
@@ -25,7 +25,7 @@ class Options:
     """
 
     token: str | None = None
-    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_batch: int = 8
     max_wait_ms: float = 2.0
     max_queue: int = 128
@@ -58,7 +58,7 @@ class Options:
         return (*powers, self.max_batch)
 
 
-def parse_keys(text: str) -> dict[str, str]:
+def parse_names(text: str) -> dict[str, str]:
     """ "theirs=ours,other=" -> {"theirs": "ours", "other": ""}.
 
     Raises:
@@ -67,5 +67,5 @@ def parse_keys(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     wrong = [name for name, sign, _ in pairs if not sign or not name.strip()]
     if wrong:
-        raise errors.UserError(f"keys={text}: give NAME=OURS, or NAME= to leave it out; commas between")
+        raise errors.UserError(f"names={text}: give NAME=OURS, or NAME= to leave it out; commas between")
     return {name.strip(): ours.strip() for name, _, ours in pairs}

@@ -38,7 +38,7 @@ class Service:
 
     def __init__(self, policy: Policy, options: Options) -> None:
         self.policy, self.options, self.metrics = policy, options, Metrics(options.sizes)
-        self.fields = Fields(policy.metadata, options.keys, options.max_pixels)
+        self.fields = Fields(policy.metadata, options.names, options.max_pixels)
         self.ready, self.ending = asyncio.Event(), asyncio.Event()
         self.broken: Exception | None = None
         self.hurry = False

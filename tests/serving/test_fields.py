@@ -15,8 +15,8 @@ TWO = FakePolicy(cameras=("image", "wrist"), proprio_dim=2, history=2).metadata
 STATE = np.float64([0.5, 1.5])
 
 
-def of(message, metadata=PLAIN, keys=None, **kwargs):
-    return fields.Fields(metadata, keys or {}, max_pixels=10_000).of(message, **kwargs)
+def of(message, metadata=PLAIN, names=None, **kwargs):
+    return fields.Fields(metadata, names or {}, max_pixels=10_000).of(message, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_its_own_names_come_before_those_of_others():
     assert "image_primary" in of({"image_primary": image(), "instruction": ""}, metadata)
 
 
-def test_keys_of_the_config_come_first():
-    keys = {"image": "wrist", "view": "image", "depth": ""}
-    found = of({"image": image(2), "view": image(1), "depth": STATE, "prompt": ""}, TWO, keys)
+def test_names_of_the_config_come_first():
+    names = {"image": "wrist", "view": "image", "depth": ""}
+    found = of({"image": image(2), "view": image(1), "depth": STATE, "prompt": ""}, TWO, names)
     np.testing.assert_array_equal(found["wrist"], image(2))
     np.testing.assert_array_equal(found["image"], image(1))
     with pytest.raises(errors.UserError, match="view=front, but this policy takes instruction, image"):
-        of({}, keys={"view": "front"})
+        of({}, names={"view": "front"})
 
 
 @pytest.mark.parametrize(

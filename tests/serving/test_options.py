@@ -29,19 +29,19 @@ def test_an_empty_token_is_none_that_anyone_would_guess():
         options.Options(token=" ")
 
 
-def test_keys_are_read():
-    assert options.parse_keys("a/b=image, depth=") == {"a/b": "image", "depth": ""}
-    assert options.parse_keys("") == {}
+def test_names_are_read():
+    assert options.parse_names("a/b=image, depth=") == {"a/b": "image", "depth": ""}
+    assert options.parse_names("") == {}
     for wrong in ("image", "=image"):
         with pytest.raises(errors.UserError, match="give NAME=OURS"):
-            options.parse_keys(wrong)
+            options.parse_names(wrong)
 
 
 def test_the_config_has_the_same_limits(load_config):
     limits = load_config("serve", "base").limits
     defaults = {
         name: one.default
-        for name, one in inspect.signature(options.Options).parameters.items() if name not in ("token", "keys")
+        for name, one in inspect.signature(options.Options).parameters.items() if name not in ("token", "names")
     }  # fmt: skip
     assert limits.to_dict() == defaults
 

@@ -172,3 +172,16 @@ def test_other_routes_share_the_policy(serve):
 
     server = serve(extra_routes=[Route("/page", page)])
     np.testing.assert_array_equal(np.float32(server.request("GET", "/page")[2]), WANTED)
+
+
+def test_answers_leave_at_once():
+    """Headers and body are two packets: without TCP_NODELAY the second waits until the first is acknowledged."""
+    import socket
+
+    from lapa_jax.serving import server
+
+    with server.bind("127.0.0.1", 0) as listening, socket.socket() as client:
+        listening.listen()
+        client.connect(listening.getsockname())
+        with listening.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets it
