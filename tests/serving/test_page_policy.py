@@ -11,7 +11,7 @@ pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]"
 
 import page_world
 
-from lapa_jax import envs, policy
+from lapa_jax import policy
 from lapa_jax.serving import page
 from lapa_jax.serving.imagination import Imagination
 from lapa_jax.serving.page import messages
@@ -20,12 +20,11 @@ from lapa_jax.serving.page import messages
 def test_a_trained_policy_is_watched(tiny_run):
     served = policy.Policy.from_checkpoint(tiny_run("finetune"))
     imagine = Imagination.from_checkpoint(tiny_run("train_laq"), served.metadata)
-    env = envs.make("tabletop")
-    image = env.reset(seed=1 << 40)[0]["image"]
+    shown = page.Live(functools.partial(asyncio.to_thread, served.infer), served.metadata, imagine)
+    env = shown.make_environment()
+    image = env.reset(seed=shown.first_seed)[0]["image"]
     env.close()
     expected = served.infer({"image": image, "instruction": "push the red block left"})
-    infer = functools.partial(asyncio.to_thread, served.infer)
-    shown = page.Live(infer, served.metadata, imagine)
     with page_world.serving(shown) as server, page_world.Talk(server) as talk:
         talk.say(type="instruction", text="push the red block left")
         told = talk.hear("welcome")
