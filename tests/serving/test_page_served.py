@@ -12,11 +12,13 @@ pytest.importorskip("prometheus_client", reason="the server is not installed (ex
 pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]")
 
 import fake_policy
+import page_parts
 import page_world
 import servers
 import websockets
 
 from lapa_client import messages
+from lapa_jax import errors
 from lapa_jax.serving import page
 from lapa_jax.serving.page import shared
 
@@ -131,3 +133,16 @@ def test_a_server_ends_while_a_page_is_driving(serve):
             while True:
                 talk.hear("frame")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("page") and thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    "text, found", [(None, None), ("{}", {}), ('{"split": "video", "max_steps": 9}', {"split": "video", "max_steps": 9})]
+)
+def test_arguments_of_the_environment_are_json(text, found):
+    assert page_parts.arguments(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "split=video", "[1]", '"video"', "{"])
+def test_arguments_of_another_form_are_refused(text):
+    with pytest.raises(errors.UserError, match="page.env_args=.*: give a JSON object"):
+        page_parts.arguments(text)
