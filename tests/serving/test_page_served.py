@@ -136,7 +136,8 @@ def test_a_server_ends_while_a_page_is_driving(serve):
 
 
 @pytest.mark.parametrize(
-    "text, found", [(None, None), ("{}", {}), ('{"split": "video", "max_steps": 9}', {"split": "video", "max_steps": 9})]
+    "text, found",
+    [(None, None), ("{}", {}), ('{"split": "video", "max_steps": 9}', {"split": "video", "max_steps": 9})],
 )
 def test_arguments_of_the_environment_are_json(text, found):
     assert page_parts.arguments(text) == found
