@@ -81,7 +81,7 @@ class Batcher:
             self._arrived.clear()
             await self._arrived.wait()
         until = self._queue[0].since + self._options.max_wait_ms / 1000
-        while len(self._queue) < min(self._clients(), self._options.max_batch):
+        while len(self._queue) < min(self._clients(), self._calls.share(self._options.max_batch)):
             left = until - time.perf_counter()
             if left <= 0:
                 return
@@ -95,7 +95,8 @@ class Batcher:
     def _take(self) -> list[Waiting]:
         """The oldest request and those like it; who has left is forgotten."""
         alive = [one for one in self._queue if not one.answer.done()]
-        batch = [one for one in alive if one.likeness == alive[0].likeness][: self._options.max_batch]
+        alike = [one for one in alive if one.likeness == alive[0].likeness]
+        batch = alike[: self._calls.share(len(alike))] if alike else []
         chosen = set(batch)
         self._queue = collections.deque(one for one in alive if one not in chosen)
         self._metrics.waiting.set(len(self._queue))

@@ -44,7 +44,8 @@ class Service:
         self.hurry = False
         self.running = {"websocket": 0, "http": 0}
         self.open = 0
-        self.batcher = Batcher(Calls(policy, options.sizes), options, self.metrics, self._clients)
+        self.calls = Calls(policy, options.sizes)
+        self.batcher = Batcher(self.calls, options, self.metrics, self._clients)
         limits = {"max_batch": options.max_batch, "max_message_bytes": options.max_bytes}
         server = {"name": "lapa_jax", "version": __version__, "protocol": PROTOCOL, **limits}
         self.metadata = {**policy.metadata, "server": server}
@@ -55,18 +56,16 @@ class Service:
         return messages.pack(self.metadata)
 
     async def warm_up(self) -> None:
-        """Calls the policy once with each size of batch, so that no client waits for a compiler."""
-        size = int(self.policy.metadata["image_size"])
+        """Calls the policy with each size of batch, so that no client waits for a compiler."""
+        example = functools.partial(self.fields.example, int(self.policy.metadata["image_size"]))
         try:
-            for batch in self.options.sizes:
-                example = self.fields.example(size, batch)
-                await self.batcher.in_thread(functools.partial(self.policy.infer, example))
-            example = self.fields.example(size, 1)
-            await self.batcher.in_thread(functools.partial(self.policy.infer, example, seed=0))  # is compiled anew
+            await self.batcher.in_thread(functools.partial(self.calls.warm_up, example))
         except Exception as error:  # noqa: BLE001 - told to whoever runs the server, which ends
             log.error("the policy failed when it was warmed up", exc_info=error)
             self.broken = error
             return
+        took = ", ".join(f"{size}: {1e3 * seconds:.1f}" for size, seconds in self.calls.seconds.items())
+        log.info("ready; milliseconds of a call by its size: %s", took)
         self.ready.set()
         self.metrics.ready.set(1)
 

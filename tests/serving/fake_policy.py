@@ -18,10 +18,11 @@ class FakePolicy:
 
     Attributes:
         batches: sizes of the calls so far.
+        seeds: of those that had one.
     """
 
     def __init__(self, seconds=0.0, cameras=("image",), proprio_dim=None, history=0, image_size=16):
-        self.seconds, self.batches, self.lock = seconds, [], threading.Lock()
+        self.seconds, self.batches, self.seeds, self.lock = seconds, [], [], threading.Lock()
         self.metadata = {
             "head": "fake", "horizon": HORIZON, "action_dim": ACTION_DIM, "cameras": list(cameras),
             "image_size": image_size, "proprio_dim": proprio_dim, "history": history,
@@ -39,6 +40,7 @@ class FakePolicy:
     def _infer(self, observation, seed):
         words = observation["instruction"]
         self.batches.append(len(words))
+        self.seeds += [] if seed is None else [seed]
         time.sleep(self.seconds)
         if "refuse" in words:
             raise errors.UserError("shorten the instruction")
