@@ -1,4 +1,5 @@
-"""A policy behind a port: openpi's websocket protocol and a REST POST /act. docs/serving.md has both.
+"""A policy behind a port: openpi's websocket protocol, a REST POST /act, and a page to watch it in a browser.
+docs/serving.md and docs/live-page.md have them.
 
     python experiments/serve.py --config.policy=runs/demo/finetune --config.port=8000
 """
@@ -38,6 +39,8 @@ def main(_: Any) -> None:
     if config.policy is None:
         raise errors.UserError("which policy? give --config.policy=FOLDER of a finetune run")
     try:
+        import page_parts
+
         from lapa_jax.serving import app, options, server
     except ImportError as error:
         raise errors.UserError(f"the server needs {error.name}: pip install -e '.[serve]'") from None
@@ -46,10 +49,14 @@ def main(_: Any) -> None:
     listening = server.bind(config.host, config.port)
     launch.start(config)
     served = app.make(Policy.from_checkpoint(config.policy), limits)
+    if config.page.show:
+        served.router.routes.extend(page_parts.routes(config.page, served.state.service))
     if token is None and not only_this_machine(config.host):
         print("[serve] anyone who reaches this machine may ask: --config.token_file=FILE changes that", flush=True)
     host, port = listening.getsockname()[:2]
     print(f"[serve] {config.policy} at ws://{host}:{port} and http://{host}:{port}/act", flush=True)
+    if config.page.show:
+        print(f"[serve] watch it drive {config.page.env}: http://{host}:{port}/", flush=True)
     server.run(served, listening)
     print("[serve] ended", flush=True)
 

@@ -15,6 +15,22 @@ from lapa_jax import errors, generate, trained
 from lapa_jax.models import image_encoders, laq, vqgan
 
 
+def check_fit(code_length: int, num_codes: int, quantizer: laq.LatentActionQuantizer) -> None:
+    """Can this LAQ paint what a VLM predicts, `code_length` codes of `num_codes`?
+
+    Raises:
+        UserError: the two do not fit together, or the LAQ paints no pixels.
+    """
+    theirs = quantizer.code_length, quantizer.num_codes
+    if code_length != theirs[0] or num_codes < theirs[1]:
+        raise errors.UserError(
+            f"the VLM predicts {code_length} codes of {num_codes} and the LAQ has {theirs[0]} of {theirs[1]}: "
+            "give the LAQ that the VLM was trained on"
+        )
+    if quantizer.target != "pixels":
+        raise errors.UserError("this LAQ rebuilds features (model.target=features) and paints no frame")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Simulator:
     """
@@ -24,7 +40,7 @@ class Simulator:
         sampling: how codes are chosen.
 
     Raises:
-        UserError: the two do not fit together, or the LAQ paints no pixels.
+        UserError: as `check_fit`.
     """
 
     planner: trained.Planner
@@ -32,15 +48,7 @@ class Simulator:
     sampling: generate.Sampling = generate.GREEDY
 
     def __post_init__(self) -> None:
-        ours = self.planner.layout.code_length, self.planner.model.vocabs["latent"]
-        theirs = self.quantizer.code_length, self.quantizer.num_codes
-        if ours[0] != theirs[0] or ours[1] < theirs[1]:
-            raise errors.UserError(
-                f"the VLM predicts {ours[0]} codes of {ours[1]} and the LAQ has {theirs[0]} of {theirs[1]}: "
-                "give the LAQ that the VLM was trained on"
-            )
-        if self.quantizer.target != "pixels":
-            raise errors.UserError("this LAQ rebuilds features (model.target=features) and paints no frame")
+        check_fit(self.planner.layout.code_length, self.planner.model.vocabs["latent"], self.quantizer)
 
     @functools.partial(jax.jit, static_argnums=0)
     def imagine(

@@ -161,6 +161,7 @@ def tiny_run(run_program, tabletop_dataset, once):
         "label_latents": lambda: {"laq": str(run("train_laq"))},
         "train_tokenizer": lambda: data,
         "pretrain_vlm": lambda: data | {"data.latents": str(run("label_latents"))},
+        "finetune": lambda: data | {"vlm": str(run("pretrain_vlm"))},
     }
 
     def run(name):

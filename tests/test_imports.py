@@ -54,6 +54,8 @@ def ours(name: str, file: str) -> bool:
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),
         "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
+        "lapa_jax/serving/page/": ("serving", "chunking", "data", "envs", "errors"),
+        "lapa_jax/serving/imagination.py": ("data", "errors", "latent_rollout", "models", "sharding", "trained"),
         "lapa_jax/serving/": ("serving", "errors", "__version__"),
         "lapa_jax/evaluation/closed_loop/": ("envs", "errors", "evaluation.closed_loop", "evaluation.films"),
         "lapa_jax/evaluation/films.py": ("errors", "evaluation.gifs"),

@@ -29,6 +29,17 @@ def get_config(size: str = "base") -> ConfigDict:
         idle_s=600.0,  # seconds after which a silent websocket is closed
         grace_s=30.0,  # seconds that running requests have when the server is told to end
     )
+    config.page = dict(  # what a browser gets at "/": docs/live-page.md
+        show=True,
+        laq=placeholder(str),  # folder of the train_laq run whose codes the policy plans; None: nothing is imagined
+        env="tabletop",  # that it drives
+        env_args=placeholder(str),  # JSON object of its arguments; None: the page's own
+        proprio="proprio",  # field of its observations that is the policy's proprio
+        execute=placeholder(int),  # actions carried out of each chunk; None: history of the policy, else 2
+        ensemble=placeholder(float),  # as in evaluate
+        sessions=4,  # pages at the same time, each with an environment
+        idle_s=900.0,  # seconds after which a page that nobody uses ends
+    )
     return common.resize(config, size, SIZES)
 
 

@@ -63,5 +63,5 @@ class Failure(errors.UserError):
         """Of the response."""
         extra = {"retry-after": "1"} if self.code in PASSES else {}
         if self.code == "unauthorized":
-            extra["www-authenticate"] = 'Bearer, Basic realm="policy server"'
+            extra["www-authenticate"] = 'Basic realm="policy server"'  # beside others Chromium does not ask for it
         return {"content-type": "application/json", **extra}

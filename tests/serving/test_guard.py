@@ -40,7 +40,7 @@ WRONG += [basic("x")]
 def test_anything_else_does_not(said, guarded):
     headers = {"authorization": said.encode()} if said else {}
     status, found, body = guarded.request("POST", "/act", BODY, **headers)
-    assert (status, body["code"]) == (401, "unauthorized") and "Bearer" in found["www-authenticate"]
+    assert (status, body["code"]) == (401, "unauthorized") and "Basic" in found["www-authenticate"]
     assert "s3cret" not in body["error"]
     for path in ("/metadata", "/metrics", "/nothing"):
         assert guarded.request("GET", path, **headers)[0] == 401
