@@ -219,11 +219,12 @@ def probe(held: "Held", passed: Passed, num_codes: int) -> dict[str, Any]:
     sides = {"probe_r2": (codes[even], codes[~even]), "z_probe_r2": (flat[even], flat[~even])}
     sides["control_r2"] = probes.principal_components(thumbs[even], thumbs[~even])
     fit, score = held.motion[even], held.motion[~even]
-    return {name: _xy(probes.linear_probe(x, fit, to, score)) for name, (x, to) in sides.items()}
+    return {name: _positions(probes.linear_probe(x, fit, to, score)) for name, (x, to) in sides.items()}
 
 
-def _xy(r2: np.ndarray) -> dict[str, float]:
-    return {"x": float(r2[0]), "y": float(r2[1]), "mean": float(np.mean(r2[:2]))}
+def _positions(r2: np.ndarray) -> dict[str, float]:
+    """Of the columns that are a place, two or three; what comes after them is turning and gripping."""
+    return dict(zip("xyz", map(float, r2), strict=False)) | {"mean": float(np.mean(r2[:3]))}
 
 
 def strips(frame: np.ndarray, following: np.ndarray, passed: Passed) -> dict[str, np.ndarray]:
