@@ -1,5 +1,7 @@
 """What stage 3 is made with beside a VLM: statistics, bins, what actions are, and what is trained."""
 
+import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ from ml_collections import ConfigDict
 from lapa_jax import errors, trained
 from lapa_jax.actions import task as task_lib
 from lapa_jax.data import action_bins, action_examples, episodes, statistics
+from lapa_jax.data.stored import storage
 from lapa_jax.data.tables import standard
 
 OWN = r"(embed|head)_action"
@@ -33,7 +36,7 @@ def prepare(config: ConfigDict, planner: trained.Planner, few: episodes.Episodes
     kept = dict(scheme=data.normalisation, cache=data.cache)
     stats = statistics.cached(few, "action", **kept)
     proprio = statistics.cached(few, "proprio", **kept) if data.proprio else None
-    space = action_space(few.name, config.action_space)
+    space = action_space(few.name, config.action_space, recorded(data.directory, few.name))
     bins = _bins(head, few, space) if task_lib.wants_bins(head["kind"]) else None
     cameras = ("image", *data.cameras)
     return task_lib.ActionTask.of(
@@ -56,17 +59,31 @@ def optimizer(config: ConfigDict) -> dict[str, Any]:
     return chosen | TUNE[config.tune]
 
 
-def action_space(name: str, given: ConfigDict) -> dict[str, Any] | None:
-    """What the numbers of an action are, by the config, else by the dataset's table; None: nobody says."""
+def recorded(directory: str, name: str) -> dict[str, Any]:
+    """What the recorder of data/simulated wrote of the actions beside the dataset; empty where it did not."""
+    for folder in storage.find(directory, "metadata.json"):
+        if not storage.is_url(folder) and pathlib.Path(folder).parent.name == name:
+            found = json.loads((pathlib.Path(folder) / "metadata.json").read_text())
+            return dict(found.get("declared", {}).get("action_space", {}))
+    return {}
+
+
+def action_space(name: str, given: ConfigDict, told: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """What the numbers of an action are: by the config, what the dataset tells, the table; None: nobody says.
+
+    Args:
+        told: by the dataset itself.
+    """
     said = {key: value for key, value in given.to_dict().items() if value}
     if "names" in said:
         said["names"] = said["names"].split(",")
-    entry = standard.lookup(name)
+    entry, table = standard.lookup(name), {}
     if entry is not None and entry.action_dim_names:
-        declared = {"names": list(entry.action_dim_names), "gripper": entry.gripper or None, "note": entry.note}
-        return {**declared, **said, "declared_by": "config" if said else f"table: {entry.name}"}
-    if said:
-        return {**said, "declared_by": "config"}
+        table = {"names": list(entry.action_dim_names), "gripper": entry.gripper or None, "note": entry.note}
+    sources = {"table": table, "dataset": told, "config": said}
+    if any(sources.values()):
+        by = [source for source, one in sources.items() if one]
+        return {**table, **(told or {}), **said, "declared_by": ", ".join(by)}
     print(
         f"[finetune] nobody declares what the actions of {name} are, and a robot has to know: give "
         "--config.action_space.names=dx,dy,... and .convention, or an entry of the table (docs/datasets.md)"

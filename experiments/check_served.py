@@ -59,7 +59,9 @@ def main(_: Any) -> int:
     few, stats = training_data(config)
     with policies.opened(config.policy) as local, policies.opened(config.server) as served:
         wanted = observations.Wanted.of(served.metadata)
-        chosen = deployed.samples(few, wanted, local.horizon, config.steps, config.seed)
+        history = getattr(local, "metadata", {}).get("history", 0)
+        chosen = deployed.samples(few, wanted, local.horizon, config.steps, config.seed, history)
+        chosen = deployed.told(chosen, local.infer)
         found = deployed.compare(served.infer, local.infer, chosen, stats, config.thresholds.difference)
         hashes = [getattr(one, "metadata", {}).get("checkpoint") for one in (local, served)]
     same = hashes[0] == hashes[1] if all(hashes) else None

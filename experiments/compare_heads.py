@@ -64,17 +64,41 @@ def program(name: str, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> N
         raise errors.UserError(f"{name} in {workdir} ended with status {done.returncode}: see what it said above")
 
 
+def arguments(name: str, seed: int) -> dict[str, Any]:
+    """Changed keys of finetune's config."""
+    given = dict(one.split("=", 1) for one in _SET.value)
+    return {"vlm": _VLM.value, "data.directory": _DATA.value, "seed": seed, **given, **CELLS[name]}
+
+
+def said(name: str, seed: int) -> dict[str, str]:
+    """All that a cell hangs on."""
+    return {"size": _SIZE.value, **{key: str(value) for key, value in arguments(name, seed).items()}}
+
+
+def finished(name: str, seed: int, folder: pathlib.Path) -> dict[str, Any] | None:
+    """What came of a cell that has been run; None where it has not.
+
+    Raises:
+        UserError: it was run with other arguments.
+    """
+    path = folder / "cell.json"
+    done = json.loads(path.read_text()) if path.exists() else None
+    if done is not None and done["arguments"] != said(name, seed):
+        raise errors.UserError(f"{folder} was run with {done['arguments']}: give another --workdir, or remove it")
+    return done
+
+
 def run_cell(name: str, seed: int, folder: pathlib.Path) -> None:
     """Finetune and evaluate; `cell.json` holds what came of it."""
-    began = time.perf_counter()
-    given = dict(one.split("=", 1) for one in _SET.value)
-    common = {"vlm": _VLM.value, "data.directory": _DATA.value, "seed": seed}
-    program("finetune", folder / "finetune", {**common, **given, **CELLS[name]})
-    seconds = time.perf_counter() - began
-    program("evaluate", folder / "evaluation", {"policies.lapa": folder / "finetune", "bounds": "()"})
+    fresh, began = not (folder / "finetune").exists(), time.perf_counter()
+    program("finetune", folder / "finetune", arguments(name, seed))
+    seconds = time.perf_counter() - began if fresh else None  # of a whole training, or not known
+    steps = {"execute": CELLS[name]["history"]} if "history" in CELLS[name] else {}
+    program("evaluate", folder / "evaluation", {"policies.lapa": folder / "finetune", "bounds": "()", **steps})
     found = json.loads((folder / "evaluation" / "results.json").read_text())["policies"]["lapa"]
     trained = json.loads((folder / "finetune" / "summary.json").read_text())
-    done = {"cell": name, "seed": seed, "seconds": seconds, "val_mse": trained["val_mse"], **found}
+    done = {"cell": name, "seed": seed, "arguments": said(name, seed), "seconds": seconds}
+    done |= {"val_mse": trained["val_mse"], **found}
     storage.write_json(folder / "cell.json", done)
 
 
@@ -84,7 +108,8 @@ def latency(folder: pathlib.Path, calls: int) -> dict[str, float]:
     rng, found = np.random.default_rng(0), {}
     for rows in (1, 16):
         size = (rows, driver.image_size, driver.image_size, 3)
-        asked = {"image": rng.integers(0, 256, size, np.uint8), "instruction": ["push the red cube left"] * rows}
+        asked: dict[str, Any] = {camera: rng.integers(0, 256, size, np.uint8) for camera in driver.task.cameras}
+        asked["instruction"] = ["push the red cube left"] * rows
         if driver.task.proprio is not None:
             asked["proprio"] = np.tile(driver.task.proprio.mean, (rows, 1))
         driver.infer(asked)
@@ -97,28 +122,30 @@ def latency(folder: pathlib.Path, calls: int) -> dict[str, float]:
     return found
 
 
+SHOWN = {"val_mse": ".3f", "seconds": ".0f", "ms_1": ".1f", "ms_16": ".1f"}
+"""Columns that are means over seeds, and how they are written."""
+
+
 def table(cells: Mapping[str, list[dict[str, Any]]]) -> str:
     """Markdown; successes of several seeds are added up."""
     lines = ["| head | runs | success | held-out error | training, s | ms, one | ms, 16 |", "|---" * 7 + "|"]
     for name, found in cells.items():
         successes, trials = (sum(one["all"][key] for one in found) for key in ("successes", "trials"))
-        means = {key: np.mean([one[key] for one in found]) for key in ("val_mse", "seconds", "ms_1", "ms_16")}
-        lines.append(
-            f"| {name} | {len(found)} | {intervals.Rate(successes, trials)} | {means['val_mse']:.3f} | "
-            f"{means['seconds']:.0f} | {means['ms_1']:.1f} | {means['ms_16']:.1f} |"
-        )
+        known = {key: [one[key] for one in found if one[key] is not None] for key in SHOWN}
+        means = " | ".join(format(np.mean(known[key]), form) if known[key] else "-" for key, form in SHOWN.items())
+        lines.append(f"| {name} | {len(found)} | {intervals.Rate(successes, trials)} | {means} |")
     return "\n".join(lines) + "\n"
 
 
 def main(_: list[str]) -> None:
     root = pathlib.Path(_WORKDIR.value)
     for name, seed, folder in runs(root):
-        if not (folder / "cell.json").exists():
+        if finished(name, seed, folder) is None:
             print(f"== {name}, seed {seed}", flush=True)
             run_cell(name, seed, folder)
     cells: dict[str, list[dict[str, Any]]] = {}
-    for name, _seed, folder in runs(root):
-        one = json.loads((folder / "cell.json").read_text())
+    for name, seed, folder in runs(root):
+        one = finished(name, seed, folder)
         cells.setdefault(name, []).append({**one, **latency(folder / "finetune", _CALLS.value)})
     storage.write_json(root / "table.json", cells)
     (root / "table.md").write_text(table(cells))

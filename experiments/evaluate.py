@@ -42,12 +42,12 @@ def roll_out(
 
 
 @contextlib.contextmanager
-def player_of(name: str, where: str | None) -> Iterator[rollouts.Player]:
-    """A scripted driver, or the policy that is there."""
+def player_of(name: str, where: str | None, source: str) -> Iterator[rollouts.Player]:
+    """A scripted driver, or the policy that is there, see `policies.opened`."""
     if where is None:
         yield rollouts.scripted(name)
     else:
-        with policies.opened(where) as policy:
+        with policies.opened(where, source) as policy:
             yield rollouts.trained(name, policy, full=not policies.is_address(where))
 
 
@@ -115,7 +115,7 @@ def evaluate(
         waiting = [start for start, episode in zip(starts, found, strict=True) if episode is None]
         if waiting:
             progress = Progress(name, starts, [episode for episode in found if episode])
-            with player_of(name, where) as player:
+            with player_of(name, where, source) as player:
                 for episode in roll_out(player, waiting, films, config):
                     journal.add(episode)
                     progress.note(episode)
@@ -137,6 +137,8 @@ def main(_: Any) -> None:
     pools.check(config.batch_size, config.num_processes, config.timeout)
     sources = {name: policies.origin(where) for name, where in places.items()} | {b: b for b in config.bounds}
     families = world_of(config).families(tuple(config.families))
+    if "expert" in config.bounds:
+        world_of(config).expert()  # an environment may have none: better now than after all policies
     checkpoints.claim(WORKDIR.value, config.to_dict(), FREE)
     results: dict[str, Any] = {"split": config.env_split, "policies": {}, "gifs": {}}
     first = "lapa" if "lapa" in places else min(places)

@@ -20,16 +20,22 @@ def is_address(where: str) -> bool:
 
 
 @contextlib.contextmanager
-def opened(where: str) -> Iterator[Any]:
+def opened(where: str, source: str | None = None) -> Iterator[Any]:
     """A `Policy`, or a `served.Served` that answers as one does and is closed at the end.
 
+    Args:
+        source: its `origin` as it was found before; None: any.
+
     Raises:
-        UserError: nothing there, or the client package is missing.
+        UserError: nothing there, or another checkpoint by now; or the client package is missing.
     """
-    if not is_address(where):
-        yield Policy.from_checkpoint(where)
-        return
-    with contextlib.closing(served.Served(where, os.environ.get(TOKEN))) as policy:
+    with contextlib.ExitStack() as stack:
+        if is_address(where):
+            policy = stack.enter_context(contextlib.closing(served.Served(where, os.environ.get(TOKEN))))
+        else:
+            policy = Policy.from_checkpoint(where)
+        if source not in (None, source_of(policy)):
+            raise errors.UserError(f"{where} has another checkpoint than when this began: run it again")
         yield policy
 
 
@@ -42,7 +48,12 @@ def origin(where: str) -> str:
     if not is_address(where):
         return f"checkpoint {digest(where)}"
     with opened(where) as policy:
-        return f"checkpoint {policy.metadata['checkpoint']}"
+        return source_of(policy)
+
+
+def source_of(policy: Any) -> str:
+    """`origin` of an open policy."""
+    return f"checkpoint {policy.metadata['checkpoint']}"
 
 
 def named(pairs: str | None) -> dict[str, str]:

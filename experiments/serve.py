@@ -4,6 +4,7 @@ docs/serving.md and docs/live-page.md have them.
     python experiments/serve.py --config.policy=runs/demo/finetune --config.port=8000
 """
 
+import functools
 import ipaddress
 import pathlib
 from typing import Any
@@ -34,6 +35,9 @@ def only_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
 def main(_: Any) -> None:
     config = CONFIG.value
     if config.policy is None:
@@ -45,12 +49,13 @@ def main(_: Any) -> None:
     except ImportError as error:
         raise errors.UserError(f"the server needs {error.name}: pip install -e '.[serve]'") from None
     token = read_token(config.token_file)
-    limits = options.Options(token=token, names=options.parse_names(config.names), **config.limits)
+    names, alone = options.parse_names(config.names), token is None and only_this_machine(config.host)
+    hosts = (*LOCAL, config.host, *config.hosts) if alone else None
+    limits = options.Options(token=token, hosts=hosts, names=names, **config.limits)
     listening = server.bind(config.host, config.port)
     launch.start(config)
-    served = app.make(Policy.from_checkpoint(config.policy), limits)
-    if config.page.show:
-        served.router.routes.extend(page_parts.routes(config.page, served.state.service))
+    more = functools.partial(page_parts.routes, config.page) if config.page.show else ()
+    served = app.make(Policy.from_checkpoint(config.policy), limits, more)
     if token is None and not only_this_machine(config.host):
         print("[serve] anyone who reaches this machine may ask: --config.token_file=FILE changes that", flush=True)
     host, port = listening.getsockname()[:2]

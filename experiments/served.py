@@ -65,7 +65,10 @@ class Served:
     def _one(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         client = self._idle.get()
         try:
-            return client.infer(observation)
+            answer = client.infer(observation)
+            if client.metadata["checkpoint"] != self.metadata["checkpoint"]:  # it connects again by itself
+                raise errors.UserError(f"{self._address} serves another checkpoint by now: run this again")
+            return answer
         except _package().ServerError as error:
             raise errors.UserError(f"{self._address}: {error}") from error
         finally:

@@ -22,7 +22,7 @@ class Receding:
         execute: how many, at most a chunk's length.
 
     Raises:
-        UserError: none would be carried out.
+        UserError: none would be carried out; of `next`: a chunk has fewer.
     """
 
     def __init__(self, execute: int) -> None:
@@ -31,6 +31,8 @@ class Receding:
         self._execute = execute
 
     def next(self, chunk: np.ndarray) -> np.ndarray:
+        if self._execute > chunk.shape[1]:
+            raise errors.UserError(f"execute={self._execute}, and chunks of {chunk.shape[1]} actions: set it lower")
         return np.moveaxis(chunk[:, : self._execute], 1, 0)
 
 

@@ -16,8 +16,6 @@ from lapa_jax.actions import task as task_lib
 INSTRUCTION, PROPRIO, LAST = "instruction", "proprio", "last_latents"
 """Keys of an observation beside those of its cameras."""
 
-_HEAD = 1 << 16  # bytes of each file that a checkpoint's hash looks at
-
 
 def with_planner(
     state: training.TrainState, vlm_folder: str | pathlib.Path, scratch: bool = False
@@ -70,9 +68,10 @@ class Policy:
         Raises:
             UserError: no checkpoint there, or one that is not of a policy.
         """
+        given, folder = folder, checkpoints.resolve(folder)  # once: a training run may be saving the next
         assets = checkpoints.load_json(folder, "assets")
         if "statistics" not in assets:
-            raise errors.UserError(f"{folder} is not a policy: give the folder of a finetune run")
+            raise errors.UserError(f"{given} is not a policy: give the folder of a finetune run")
         task = task_lib.ActionTask.from_json(assets)
         mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
         state = checkpoints.load_state(
@@ -175,9 +174,11 @@ def checked_numbers(name: str, given: Any, rows: int, size: int, single: bool) -
     if found.shape != (rows, size) or found.dtype.kind not in "fiu":
         shape = [size] if single else [rows, size]
         raise errors.UserError(f"{name} is {found.dtype}{list(np.shape(given))}: give float{shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        found = found.astype(np.float32)
     if not np.isfinite(found).all():
         raise errors.UserError(f"{name} has numbers that are not finite")
-    return found.astype(np.float32)
+    return found
 
 
 def describe(task: task_lib.ActionTask, checkpoint: str = "") -> dict[str, Any]:
@@ -209,10 +210,10 @@ def describe(task: task_lib.ActionTask, checkpoint: str = "") -> dict[str, Any]:
 
 
 def digest(folder: str | pathlib.Path) -> str:
-    """SHA-256 of a checkpoint: of its files' names and sizes, and of what each begins with; the same for a copy."""
+    """SHA-256 of a checkpoint: of its files' names, sizes and contents; the same for a copy."""
     root, found = checkpoints.resolve(folder), hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         found.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            found.update(file.read(_HEAD))
+            found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()

@@ -43,9 +43,8 @@ def by_websocket(port: int, observation: Mapping[str, Any]) -> tuple[Ask, Callab
 
 def by_rest(port: int, observation: Mapping[str, Any]) -> tuple[Ask, Callable[[], None]]:
     """The same over one HTTP connection; the image is a JPEG in JSON, encoded once."""
-    connection, stream = http.client.HTTPConnection("127.0.0.1", port, timeout=60), io.BytesIO()
-    Image.fromarray(observation["image"]).save(stream, "JPEG", quality=95)
-    body = json.dumps({**observation, "image": base64.b64encode(stream.getvalue()).decode()})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = json.dumps({name: _in_json(value) for name, value in observation.items()})
 
     def ask() -> Any:
         connection.request("POST", "/act", body, {"content-type": "application/json"})
@@ -55,6 +54,17 @@ def by_rest(port: int, observation: Mapping[str, Any]) -> tuple[Ask, Callable[[]
         return found
 
     return ask, connection.close
+
+
+def _in_json(value: Any) -> Any:
+    """An image as a JPEG in base64, other arrays as lists, the rest as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.ndim != 3:
+        return value.tolist()
+    stream = io.BytesIO()
+    Image.fromarray(value).save(stream, "JPEG", quality=95)
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def turn(make: Callable[[], tuple[Ask, Callable[[], None]]], clients: int, seconds: float) -> Waits:

@@ -100,7 +100,7 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         space = getattr(env, "action_space_description", None)
         proprio = getattr(env, "proprio_description", None)
         rate, size = env.metadata.get("render_fps"), env.action_space.shape[0]
-        width = None if proprio else env.observation_space["proprio"].shape[0]
+        width = 0 if proprio else _proprio_width(env)
     finally:
         env.close()
     if space is None or rate is None or len(space["names"]) != size:
@@ -108,8 +108,15 @@ def declared(recipe: Recipe) -> dict[str, Any]:
             f"{recipe.environment}: declare metadata['render_fps'] and action_space_description with names for its "
             f"{size} numbers (docs/environments.md)"
         )
-    proprio = proprio or {"parts": {"proprio": [str(i) for i in range(width)]}, "units": []}
+    unnamed = {"proprio": [str(i) for i in range(width)]} if width else {}
+    proprio = proprio or {"parts": unnamed, "units": []}
     return {"rate_hz": rate, "action_space": dict(space), "proprio": dict(proprio)}
+
+
+def _proprio_width(env: Any) -> int:
+    """Numbers of `proprio` in an environment's observations, which may have none."""
+    spaces = env.observation_space.spaces
+    return spaces["proprio"].shape[0] if "proprio" in spaces else 0
 
 
 def demonstrations(
@@ -157,7 +164,7 @@ def simulate(recipe: Recipe, split: str, seed: int) -> dict[str, Any]:
     while not done:
         action = np.asarray(expert.action(env, rng), np.float32)  # what is stored is what is done
         images.append(transforms.encode_png(observation["image"]))
-        proprio.append(observation["proprio"])
+        proprio.append(observation.get("proprio", ()))
         actions.append(action)
         observation, reward, terminated, truncated, info = env.step(action)
         rewards.append(reward)

@@ -30,7 +30,7 @@ def get_config(size: str = "base") -> ConfigDict:
         bins_file=placeholder(str),  # official CSV of bins, instead of fitting them
         gripper=placeholder(bool),  # of bins: is the last number one, 0 or 1? None: as the table of datasets says
     )
-    config.action_space = dict(names="", units="", convention="")  # what actions are, where the table does not say
+    config.action_space = dict(names="", units="", convention="", gripper="")  # what actions are, where nobody says
     config.optimizer = common.get_optimizer(
         learning_rate=2e-5, end_learning_rate=2e-5, warmup_steps=0, b2=0.95, weight_decay=0.0,
         clip_norm=1.0,

@@ -15,6 +15,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.host = "127.0.0.1"  # whom it listens to: this machine only; "0.0.0.0" is everyone
     config.port = 8000  # 0: any free one
     config.token_file = placeholder(str)  # file whose text every request must bear as its token; None: none
+    config.hosts = ()  # more names under which browsers on this machine reach it, as behind a proxy
     config.names = ""  # names in observations, THEIRS=OURS,THEIRS=OURS; nothing after "=": left out
     config.limits = dict(  # see lapa_jax/serving/options.py
         max_batch=8,  # observations of one call of the policy

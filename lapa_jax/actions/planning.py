@@ -36,11 +36,13 @@ def ids(model: vlm.LatentActionVLM, params: Any, prompt: Tokens, seen: jax.Array
 def plan(model: vlm.LatentActionVLM, params: Any, prompt: Tokens, seen: jax.Array | None, count: int) -> Plan:
     """Latents, and features that gradients flow through: those of the whole sequence, read once more."""
     variables, tokens = {"params": params}, prompt
+    chosen = jnp.zeros((len(prompt.ids), 0), jnp.int32)
     if count > 1:
-        first = ids(model, params, prompt, seen, count - 1)
-        tokens = token_stream.concatenate(prompt, Tokens.of(first, vocab.LATENT))
+        chosen = ids(model, params, prompt, seen, count - 1)
+        tokens = token_stream.concatenate(prompt, Tokens.of(chosen, vocab.LATENT))
     hidden = model.apply(variables, tokens, seen, method="features")
     places = hidden[:, -count:]
     logits = model.apply(variables, places, method="logits")
     length = prompt.ids.shape[1]
-    return Plan(jnp.argmax(logits, axis=-1).astype(jnp.int32), places, logits, hidden[:, :length])
+    last = jnp.argmax(logits[:, -1:], axis=-1).astype(jnp.int32)
+    return Plan(jnp.concatenate([chosen, last], axis=1), places, logits, hidden[:, :length])

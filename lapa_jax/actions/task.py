@@ -65,6 +65,15 @@ class ActionTask:
         if self.history and not KINDS[kind].plans:
             able = ", ".join(name for name, one in KINDS.items() if one.plans)
             raise errors.UserError(f"head.kind={kind} plans no latents to be told of: set history=0, or use {able}")
+        if not 0 <= self.history <= self.horizon:
+            raise errors.UserError(
+                f"history={self.history}: a policy looks again after 1 to head.horizon={self.horizon} actions"
+            )
+        names = (self.action_space or {}).get("names")
+        if names and len(names) != self.action_dim:
+            raise errors.UserError(
+                f"{len(names)} names, {','.join(map(str, names))}, for actions of {self.action_dim}: name each"
+            )
         if KINDS[kind].tokens and self.bins is None:
             raise errors.UserError(f"head.kind={kind} needs bins of the actions")
         if self.bins is not None and len(self.bins.edges) != self.action_dim:

@@ -98,17 +98,14 @@ def fit(actions: np.ndarray, num_bins: int, gripper: bool = True) -> ActionBins:
         gripper: the last column is one: 0 or 1.
 
     Raises:
-        UserError: no actions, one that is not finite, or a dimension (but the gripper) that never changes.
+        UserError: no actions, or one that is not finite.
     """
     actions = np.asarray(actions, np.float64)
     if actions.ndim != 2 or not actions.size or not np.isfinite(actions).all() or num_bins < 1:
         raise errors.UserError(f"{num_bins} bins of actions {actions.shape}: they are [N, A], N > 0, and finite")
     scaled = actions[:, :-1] if gripper else actions
     quantiles = np.quantile(scaled, np.linspace(0, 1, num_bins + 1), axis=0)
-    edges = [np.unique(column) for column in quantiles.T]
-    constant = [i for i, column in enumerate(edges) if len(column) < 2]
-    if constant:
-        raise errors.UserError(f"dimension {constant[0]} of the actions never changes: leave it out")
+    edges = [_around(np.unique(column)) for column in quantiles.T]
     return ActionBins((*edges, np.array(GRIPPER_EDGES)) if gripper else tuple(edges), gripper)
 
 
@@ -138,6 +135,14 @@ def _edges(line: Sequence[str], number: int, path: str | os.PathLike) -> np.ndar
     if len(edges) < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
         raise errors.UserError(f"{path}: line {number} is not a row of growing edges: {','.join(line)[:60]}")
     return edges
+
+
+def _around(edges: np.ndarray) -> np.ndarray:
+    """Edges; of a dimension that never changes, those of one narrow bin around its number."""
+    if len(edges) > 1:
+        return edges
+    width = 1e-6 * max(abs(float(edges[0])), 1.0)
+    return np.array([edges[0] - width, edges[0] + width])
 
 
 def _assign(edges: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -63,14 +63,14 @@ class LanguageTableEnv(gymnasium.Env):
     Raises UserError for an unknown family or block mode, a number below 1, or a missing package.
     """
 
+    action_space_description = {
+        "names": ["dx", "dy"],
+        "units": "metres",
+        "convention": "delta, effector's target, board's frame: +x is down in the image, +y right",
+    }
     metadata = {
         "render_modes": ["rgb_array"],
         "render_fps": 10,
-        "action": {
-            "names": ["dx", "dy"],
-            "units": "metres",
-            "convention": "delta, effector's target, board's frame: +x is down in the image, +y right",
-        },
         "proprio": {"effector_translation": ["x", "y"]},
         "proprio_units": "metres",
     }

@@ -53,7 +53,7 @@ class LiberoEnv(gymnasium.Env):
     Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what LIBERO gives, which
     is bottom row first; so they stand upright and are mirrored, left for right, as in the public datasets.
     `instruction` str. `proprio` float32[8]: gripper position in metres (3), its orientation as axis-angle in
-    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `metadata["action"]`.
+    radians (3), two finger positions in metres. Action: float32[7] within +-1, see `action_space_description`.
     `info` has `family`, `success`, `instruction` and `initial_state`.
 
     Args:
@@ -67,14 +67,14 @@ class LiberoEnv(gymnasium.Env):
     Raises UserError for an unknown split, family or gripper, a number below 1, or a missing package.
     """
 
+    action_space_description = {
+        "names": ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+        "units": "dx to dz: 5 cm; drx to drz: 0.5 rad",
+        "convention": "delta, gripper, world frame, rotation as axis-angle",
+    }
     metadata = {
         "render_modes": ["rgb_array"],
         "render_fps": 20,
-        "action": {
-            "names": ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
-            "units": "dx to dz: 5 cm; drx to drz: 0.5 rad",
-            "convention": "delta, gripper, world frame, rotation as axis-angle",
-        },
         "proprio": {
             "eef_pos": ["x", "y", "z"], "eef_axis_angle": ["rx", "ry", "rz"], "gripper_qpos": ["left", "right"],
         },
@@ -102,8 +102,8 @@ class LiberoEnv(gymnasium.Env):
         self.families = checks.families(tuple(self._tasks) if families is None else families, self._tasks, split)
         self.num_steps, self._observation, self._family, self._state = 0, None, self.families[0], 0
         self._simulator, self._simulated = None, None
-        self.metadata = {**self.metadata, "action": {**self.metadata["action"], "gripper": gripper}}
-        self.metadata["action"]["convention"] += f"; {words}"
+        said = {**self.action_space_description, "gripper": gripper}
+        self.action_space_description = {**said, "convention": f"{said['convention']}; {words}"}
         self.action_space = gymnasium.spaces.Box(
             np.float32([-1] * 6 + [low]), np.float32([1] * 6 + [high]), dtype=np.float32
         )

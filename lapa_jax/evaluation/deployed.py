@@ -33,29 +33,46 @@ class Sample:
     Attributes:
         observation: as a robot would send it, images as they are stored.
         actions: float32[horizon, A] that were recorded from here on. mask: bool[horizon], False past the end.
+        before: what a policy with a memory saw at its last look; None where there was none.
     """
 
     observation: Mapping[str, Any]
     actions: np.ndarray
     mask: np.ndarray
+    before: Mapping[str, Any] | None = None
 
 
 def samples(
-    episodes: episodes_lib.Episodes, wanted: observations.Wanted, horizon: int, count: int, seed: int
+    episodes: episodes_lib.Episodes,
+    wanted: observations.Wanted,
+    horizon: int,
+    count: int,
+    seed: int,
+    history: int = 0,
 ) -> list[Sample]:
     """`count` different steps at random, or all if there are fewer.
+
+    Args:
+        history: steps from one look of the policy to the next, where it is told the latents of the last.
 
     Raises:
         UserError: the dataset lacks a camera or proprio that the policy wants.
     """
     steps = transforms.StepIndex(episodes.lengths)
     chosen = np.random.default_rng(seed).choice(len(steps), min(count, len(steps)), replace=False)
-    return [_sample(episodes, wanted, horizon, *steps[int(i)]) for i in sorted(chosen)]
+    found = []
+    for i in sorted(chosen):
+        episode, step = steps[int(i)]
+        actions, mask = transforms.chunk(episodes["action"][episode], step, horizon)
+        earlier = step - history if history else -1
+        before = _seen(episodes, wanted, episode, earlier) if earlier >= 0 else None
+        found.append(Sample(_seen(episodes, wanted, episode, step), actions, mask, before))
+    return found
 
 
-def _sample(
-    episodes: episodes_lib.Episodes, wanted: observations.Wanted, horizon: int, episode: int, step: int
-) -> Sample:
+def _seen(
+    episodes: episodes_lib.Episodes, wanted: observations.Wanted, episode: int, step: int
+) -> dict[str, Any]:
     """The policy's `image` is the camera that it was trained with; others have the dataset's names."""
     seen: dict[str, Any] = {
         name: episodes.frame(episode, step, camera=None if name == "image" else name) for name in wanted.cameras
@@ -63,8 +80,19 @@ def _sample(
     seen["instruction"] = episodes.instruction(episode)
     if wanted.proprio_dim is not None:
         seen["proprio"] = episodes["proprio"][episode][step]
-    actions, mask = transforms.chunk(episodes["action"][episode], step, horizon)
-    return Sample(observations.shown(seen, wanted), actions, mask)
+    return observations.shown(seen, wanted)
+
+
+def told(chosen: Sequence[Sample], local: Infer) -> list[Sample]:
+    """Samples with the latents that the policy here plans at the look before, as `last_latents`."""
+
+    def one(sample: Sample) -> Sample:
+        if sample.before is None:
+            return sample
+        latents = np.asarray(local(sample.before)["latents"], np.int32)
+        return dataclasses.replace(sample, observation={**sample.observation, "last_latents": latents})
+
+    return [one(sample) for sample in chosen]
 
 
 def answers(infer: Infer, chosen: Sequence[Sample], change: Callable | None = None) -> np.ndarray:

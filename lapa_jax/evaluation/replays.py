@@ -164,6 +164,9 @@ def _drift_lines(
                 thresholds["state_drift"], "the same actions lead elsewhere: the simulator or its physics differ",
             )
         )  # fmt: skip
+    else:
+        says = "no state is in both the recording and the environment: images alone were compared"
+        found.append(sanity.Line("state_drift", says, 0.0, thresholds["state_drift"], ""))
     images = max(one.image_drift for one in began)
     found.append(
         sanity.Line(

@@ -34,7 +34,7 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        check_origin(headers)
+        check_origin(headers, self.service.options.hosts)
         if scope["path"] in OPEN:
             return
         if self.service.options.token is not None:
@@ -43,14 +43,25 @@ class Guard:
             raise Failure("shutting_down", "this server is shutting down")
 
 
-def check_origin(headers: Headers) -> None:
+def check_origin(headers: Headers, hosts: tuple[str, ...] | None = None) -> None:
     """Browsers let any page open a websocket to this machine and say in Origin which page it is.
+
+    Args:
+        hosts: names of this machine, see `Options.hosts`.
 
     Raises:
         Failure: "forbidden_origin": it was not served from here.
     """
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is None:
+        return
+    try:
+        place = urlsplit(origin)
+        ours = place.netloc.lower() == headers.get("host", "").lower()
+        ours = ours and (hosts is None or (place.hostname or "") in hosts)
+    except ValueError:
+        ours = False
+    if not ours:
         raise Failure("forbidden_origin", f"a page of {origin:.80} may not use this server")
 
 

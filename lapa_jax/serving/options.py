@@ -11,6 +11,8 @@ class Options:
     """
     Attributes:
         token: every request must bear it; None: none is asked for.
+        hosts: names under which browsers may reach it; None: any. A page of somebody's can give itself a name that
+            leads to this machine, and only the name tells it from ours.
         names: names in observations -> the policy's own, beside `fields.ALIASES`; "": left out.
         max_batch: observations of one call of the policy.
         max_wait_ms: how long a request waits for others to share a call with.
@@ -25,6 +27,7 @@ class Options:
     """
 
     token: str | None = None
+    hosts: tuple[str, ...] | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_batch: int = 8
     max_wait_ms: float = 2.0

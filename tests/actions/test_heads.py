@@ -109,8 +109,8 @@ def test_what_is_past_the_end_does_not_count(made):
     if task.bins:
         other["action_ids"] = batch["action_ids"].copy()
         other["action_ids"][:, 1:] = 0
-    if task.options["kind"] == "flow":  # later actions stand among the noisy ones that are looked at
-        return
+    if task.options["kind"] == "flow":  # later actions stand among the noisy ones that are looked at: all are alike
+        other["action_mask"] = batch["action_mask"] = np.zeros_like(batch["action_mask"])
     params, key = variables["params"], jax.random.key(0)
     np.testing.assert_allclose(
         loss(params, {}, batch, key)[0], loss(params, {}, other, key)[0], rtol=1e-6
@@ -224,3 +224,15 @@ def test_an_encoder_layout_has_a_place_for_each_camera():
     place = [*range(words), 5]
     assert ids.tolist() == [*place, *(6 + one for one in place)]
     assert two.prompt_length == one.prompt_length + 6 == len(two.prompt(WORDS[0])["tokens"])
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (dict(history=HORIZON + 1), "history=4: a policy looks again after 1 to head.horizon=3"),
+        (dict(action_space={"names": ["dx", "dy", "gripper"]}), "3 names, dx,dy,gripper, for actions of 2"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_named(more, message):
+    with pytest.raises(errors.UserError, match=message):
+        task_of("latents", **more)

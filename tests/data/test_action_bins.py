@@ -103,12 +103,19 @@ def test_tables_are_read_as_written(tmp_path):
         (lambda a: a[:0], r"16 bins of actions \(0, 4\)"),
         (lambda a: a[0], r"actions \(4,\)"),
         (lambda a: a * np.nan, "finite"),
-        (lambda a: a * [1, 1, 0, 1], "dimension 2 of the actions never changes"),
     ],
 )
 def test_actions_without_bins(change, message):
     with pytest.raises(errors.UserError, match=message):
         action_bins.fit(change(random_actions()), 16)
+
+
+def test_a_dimension_that_never_changes_has_one_bin():
+    actions = random_actions()
+    actions[:, 2] = 0.25
+    bins = action_bins.fit(actions, 16)
+    assert bins.counts[2] == 1
+    np.testing.assert_allclose(bins.decode(bins.encode(actions))[:, 2], 0.25, rtol=1e-6)
 
 
 def test_wrong_actions_are_named():

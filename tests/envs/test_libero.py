@@ -101,7 +101,8 @@ def test_gripper_conventions(make, gripper, close, open_):
         env.step(np.array([0, 0, 0, 0, 0, 0, value]))
         assert env._simulator.actions[-1][-1] == sent
     said = {"close_positive": "gripper -1 opens, +1 closes", "open_01": "gripper 1 opens, 0 closes"}[gripper]
-    assert said in env.metadata["action"]["convention"] and env.metadata["action"]["gripper"] == gripper
+    declared = env.action_space_description
+    assert said in declared["convention"] and declared["gripper"] == gripper
 
 
 def test_grasping_is_success(make):

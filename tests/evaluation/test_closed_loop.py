@@ -104,7 +104,7 @@ def test_a_policy_without_metadata_is_shown_image_and_instruction():
     class Plain:
         def infer(self, observation):
             assert set(observation) == {"image", "instruction"}
-            return {"actions": np.zeros((len(observation["image"]), 1, 2), np.float32)}
+            return {"actions": np.zeros((len(observation["image"]), 2, 2), np.float32)}
 
     play(rollouts.trained("plain", Plain()), episodes=2)
 

@@ -14,7 +14,7 @@ from lapa_jax.evaluation import deployed
 from lapa_jax.evaluation.closed_loop import observations
 
 THRESHOLDS = {"difference": 1e-3, "error_ratio": 1.5, "mean_ratio": 0.8}
-METADATA = {"cameras": ["image"], "proprio_dim": None, "checkpoint": "abc"}
+METADATA = {"cameras": ["image"], "proprio_dim": None, "checkpoint": "abc", "history": 0}
 
 
 def shrunk(image):

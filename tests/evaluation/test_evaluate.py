@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def evaluate(run_program, programs, monkeypatch):
     """(folder, **changes): the program on the fake world; `walker` is the one policy there is."""
     monkeypatch.setattr(programs["evaluate"], "world_of", lambda config: fake_world.World())
-    monkeypatch.setattr(policies, "opened", lambda where: contextlib.nullcontext(fake_world.Walker()))
+    monkeypatch.setattr(policies, "opened", lambda where, source=None: contextlib.nullcontext(fake_world.Walker()))
     monkeypatch.setattr(policies, "origin", lambda where: f"checkpoint of {where}")
 
     def run(folder, **changes):

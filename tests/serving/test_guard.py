@@ -65,3 +65,17 @@ def test_its_own_pages_may(shared_server):
     origin = f"http://127.0.0.1:{shared_server.port}"
     with shared_server.connect(additional_headers={"Origin": origin}) as connection:
         connection.recv()
+
+
+def test_a_name_that_somebody_gave_this_machine_is_no_way_in():
+    """DNS rebinding: Origin and Host agree, and neither is ours."""
+    Headers = pytest.importorskip("starlette.datastructures", reason=WHY).Headers
+    from lapa_jax.serving import failures, guard
+
+    evil = Headers({"origin": "http://evil.example:8000", "host": "evil.example:8000"})
+    guard.check_origin(evil)
+    with pytest.raises(failures.Failure, match="evil.example"):
+        guard.check_origin(evil, ("localhost", "127.0.0.1"))
+    guard.check_origin(Headers({"origin": "http://localhost:8000", "host": "localhost:8000"}), ("localhost",))
+    with pytest.raises(failures.Failure, match="may not use"):
+        guard.check_origin(Headers({"origin": "http://[", "host": "["}))

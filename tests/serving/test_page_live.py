@@ -17,7 +17,7 @@ def live(infer=None, **changes):
 
 BOX = types.SimpleNamespace(
     action_space=types.SimpleNamespace(low=[-1, -np.inf], high=[np.inf, 2]),
-    metadata={"action": {"names": ["theirs", "too"], "units": "x: 5 cm; y: 2 cm"}},
+    action_space_description={"names": ["theirs", "too"], "units": "x: 5 cm; y: 2 cm"},
 )
 
 

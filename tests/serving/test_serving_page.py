@@ -38,8 +38,9 @@ def test_examples_of_other_clients_run(package, serve):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_command_runs(serve, tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
-    (command,) = re.findall(r"(?m)^    (curl (?:.*\\\n)*.*)$", PAGE)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg", quality=95)  # larger than an argument may be
+    (command,) = re.findall(r"(?m)^    (printf .*\n +curl .*)$", PAGE)
     command = command.replace("8000", str(serve().port))
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith('{"actions": [[')

@@ -158,7 +158,7 @@ class Live:
 
     def space(self, environment: Any) -> Mapping[str, Any]:
         """What the policy's dataset declares of an action, else what the environment does."""
-        return self.metadata.get("action_space") or environment.metadata.get("action") or {}
+        return self.metadata.get("action_space") or getattr(environment, "action_space_description", None) or {}
 
 
 def _each(declared: Any, count: int) -> list[str | None]:
