@@ -39,7 +39,7 @@ TABLETOP = World(
 )
 
 # Ten labelled episodes a task to train on, of twelve; what is learnt from them is finer than to push a block.
-_POLICY = {"data.episodes": 120, "num_steps": 1000}
+_POLICY = {"data.episodes": 120, "num_steps": 1000, "data.proprio": True}
 METAWORLD = World(
     "metaworld",
     {
