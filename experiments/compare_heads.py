@@ -26,8 +26,8 @@ _VLM = flags.DEFINE_string("vlm", None, "Folder of a pretrain_vlm run.", require
 _DATA = flags.DEFINE_string("data", None, "Folder of the dataset with the labelled episodes.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Everything goes here.", required=True)
 _SIZE = flags.DEFINE_string("size", "demo", "Of the configs of finetune and evaluate.")
-_CELLS = flags.DEFINE_list("cells", [], "Names of CELLS, in that order; all by default.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs a cell; all cells with the first seed before any with the second.")
+_CELLS = flags.DEFINE_list("heads", [], "Names of CELLS, in that order; all by default.")
+_SEEDS = flags.DEFINE_integer("repeats", 1, "Runs a cell; all with the first seed before any with the second.")
 _SET = flags.DEFINE_multi_string("set", [], "An override of finetune's config for all cells, as head.horizon=2.")
 _CALLS = flags.DEFINE_integer("calls", 100, "Of infer, to time it.", lower_bound=1)
 
