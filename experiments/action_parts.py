@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from lapa_jax import errors, trained
 from lapa_jax.actions import task as task_lib
-from lapa_jax.data import action_bins, action_examples, episodes, statistics
+from lapa_jax.data import action_bins, episodes, statistics
 from lapa_jax.data.stored import storage
 from lapa_jax.data.tables import standard
 
@@ -42,11 +42,6 @@ def prepare(config: ConfigDict, planner: trained.Planner, few: episodes.Episodes
     return task_lib.ActionTask.of(
         planner, head, stats, proprio, cameras, history=config.history, bins=bins, action_space=space
     )
-
-
-def beside(task: task_lib.ActionTask, cameras: tuple[str, ...]) -> action_examples.Beside:
-    """What the examples of a task hold beside image, prompt and actions."""
-    return action_examples.Beside(cameras, task.proprio, task.bins, task.history)
 
 
 def optimizer(config: ConfigDict) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import cells
 import numpy as np
 from absl import app, flags
 
@@ -46,12 +47,8 @@ CELLS |= {
 
 
 def runs(root: pathlib.Path) -> Iterator[tuple[str, int, pathlib.Path]]:
-    """(cell, seed, folder), seed by seed."""
-    if unknown := sorted(set(_CELLS.value) - set(CELLS)):
-        raise errors.UserError(f"no cell {unknown[0]!r}; choose from: {'; '.join(CELLS)}")
-    for seed in range(_SEEDS.value):
-        for name in _CELLS.value or CELLS:
-            yield name, seed, root / f"{name.replace(' ', '-')}-{seed}"
+    """See `cells.runs`."""
+    return cells.runs(root, CELLS, _CELLS.value, _SEEDS.value)
 
 
 def program(name: str, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> None:
@@ -126,10 +123,10 @@ SHOWN = {"val_mse": ".3f", "seconds": ".0f", "ms_1": ".1f", "ms_16": ".1f"}
 """Columns that are means over seeds, and how they are written."""
 
 
-def table(cells: Mapping[str, list[dict[str, Any]]]) -> str:
+def table(found_of: Mapping[str, list[dict[str, Any]]]) -> str:
     """Markdown; successes of several seeds are added up."""
     lines = ["| head | runs | success | held-out error | training, s | ms, one | ms, 16 |", "|---" * 7 + "|"]
-    for name, found in cells.items():
+    for name, found in found_of.items():
         successes, trials = (sum(one["all"][key] for one in found) for key in ("successes", "trials"))
         known = {key: [one[key] for one in found if one[key] is not None] for key in SHOWN}
         means = " | ".join(format(np.mean(known[key]), form) if known[key] else "-" for key, form in SHOWN.items())
@@ -143,13 +140,13 @@ def main(_: list[str]) -> None:
         if finished(name, seed, folder) is None:
             print(f"== {name}, seed {seed}", flush=True)
             run_cell(name, seed, folder)
-    cells: dict[str, list[dict[str, Any]]] = {}
+    done: dict[str, list[dict[str, Any]]] = {}
     for name, seed, folder in runs(root):
         one = finished(name, seed, folder)
-        cells.setdefault(name, []).append({**one, **latency(folder / "finetune", _CALLS.value)})
-    storage.write_json(root / "table.json", cells)
-    (root / "table.md").write_text(table(cells))
-    print(table(cells))
+        done.setdefault(name, []).append({**one, **latency(folder / "finetune", _CALLS.value)})
+    storage.write_json(root / "table.json", done)
+    (root / "table.md").write_text(table(done))
+    print(table(done))
 
 
 if __name__ == "__main__":

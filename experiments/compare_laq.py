@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import cells
 import jax
 import launch
 import numpy as np
@@ -22,7 +23,7 @@ import train_laq
 from absl import flags
 from ml_collections import ConfigDict
 
-from lapa_jax import errors, trained
+from lapa_jax import trained
 from lapa_jax.data import episodes, sources
 from lapa_jax.data.stored import storage
 from lapa_jax.evaluation.judge import court, outcome, pairs, subject
@@ -67,12 +68,8 @@ def cell(config: ConfigDict, overrides: Overrides, seed: int) -> ConfigDict:
 
 
 def runs(root: pathlib.Path) -> Iterator[tuple[str, int, pathlib.Path]]:
-    """(cell, seed, folder), seed by seed."""
-    if unknown := sorted(set(_CELLS.value) - set(CELLS)):
-        raise errors.UserError(f"no cell {unknown[0]!r}; choose from: {'; '.join(CELLS)}")
-    for seed in range(_SEEDS.value):
-        for name in _CELLS.value or CELLS:
-            yield name, seed, root / f"{name.replace(' ', '-')}-{seed}"
+    """See `cells.runs`."""
+    return cells.runs(root, CELLS, _CELLS.value, _SEEDS.value)
 
 
 def judge(folder: pathlib.Path, mesh: jax.sharding.Mesh, robot: episodes.Mixture, count: int) -> dict[str, Any]:

@@ -30,6 +30,18 @@ def save_run(
         UserError: the folder has a checkpoint already.
     """
     assets = {"official": {"file": pathlib.Path(path).name, "size": pathlib.Path(path).stat().st_size}}
+    save(workdir, config, assets, mesh, make_state, assets)
+
+
+def save(
+    workdir: str, config: dict[str, Any], assets: dict[str, Any], mesh: jax.sharding.Mesh,
+    make_state: Callable[[], training.TrainState], told: dict[str, Any],
+) -> None:
+    """Make `workdir` a run with one checkpoint, at step 0; its summary says what is `told` and counts parameters.
+
+    Raises:
+        UserError: the folder has a checkpoint already.
+    """
     with jax.set_mesh(mesh), checkpoints.Checkpoints(workdir, config, assets) as saved:
         if saved.latest_step() is not None:
             raise errors.UserError(f"{workdir} has a checkpoint already: give another --workdir")
@@ -37,4 +49,4 @@ def save_run(
         saved.save(0, state, {})
         saved.wait()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    metrics.summarise(workdir, {"official": assets["official"], "parameters": count})
+    metrics.summarise(workdir, {**told, "parameters": count})

@@ -8,11 +8,12 @@ was trained with, and the only place where its units are known.
 
 import dataclasses
 
+import conversion
 import jax
 import numpy as np
 from absl import app, flags
 
-from lapa_jax import checkpoints, errors, metrics, policy, sharding, trained, training
+from lapa_jax import errors, policy, sharding, trained, training
 from lapa_jax.actions import task as task_lib
 from lapa_jax.data import action_bins, statistics
 
@@ -38,24 +39,19 @@ def main(_: list[str]) -> None:
         )
     bins = action_bins.read(_BINS.value)
     names = _NAMES.value or None
-    if names and len(names) != len(bins.edges):
-        raise errors.UserError(f"--names has {len(names)} and {_BINS.value} {len(bins.edges)} dimensions")
     said = {"names": names, "convention": _CONVENTION.value, "declared_by": "convert_policy"}
     space = said if names or _CONVENTION.value else None
     head = {"kind": "bins", "horizon": 1, "width": 0}
     task = task_lib.ActionTask.of(planner, head, of_bins(bins), bins=bins, action_space=space)
 
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    config = {"vlm": _VLM.value, "bins": _BINS.value}
-    with jax.set_mesh(mesh), checkpoints.Checkpoints(_WORKDIR.value, config, task.to_json()) as saved:
-        if saved.latest_step() is not None:
-            raise errors.UserError(f"{_WORKDIR.value} has a checkpoint already: give another --workdir")
-        init = training.make_init(task.init_fn(), param_dtype=planner.config["dtype"])
-        state = policy.with_planner(training.init_sharded(init, mesh, seed=0), _VLM.value)
-        saved.save(0, state, {})
-        saved.wait()
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    metrics.summarise(_WORKDIR.value, {"parameters": count, "bins": bins.counts.tolist()})
+    init = training.make_init(task.init_fn(), param_dtype=planner.config["dtype"])
+
+    def make_state() -> training.TrainState:
+        return policy.with_planner(training.init_sharded(init, mesh, seed=0), _VLM.value)
+
+    config, told = {"vlm": _VLM.value, "bins": _BINS.value}, {"bins": bins.counts.tolist()}
+    conversion.save(_WORKDIR.value, config, task.to_json(), mesh, make_state, told)
 
 
 if __name__ == "__main__":

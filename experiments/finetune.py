@@ -39,12 +39,10 @@ def main(_: Any) -> None:
     robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
     few, others = robot.divided(data.episodes)
     task = action_parts.prepare(config, planner, few)  # 3 model
-    cameras = tuple(data.cameras)
-    beside = action_parts.beside(task, cameras)
-    seen = few.decoded(planner.image_size, cameras) if data.decode_once else few
+    seen = few.decoded(planner.image_size, task.cameras[1:]) if data.decode_once else few
     batches = loader.action_stream(
         seen, task.layout, task.statistics, task.horizon, config.batch_size, config.seed, planner.image_size,
-        resize=planner.resize, beside=beside, **sources.reading(data), **launch.shares(),
+        resize=planner.resize, beside=task.beside, **sources.reading(data), **launch.shares(),
     )
 
     tx, schedule = optimizers.make(config.num_steps, **action_parts.optimizer(config))  # 4 optimizer
@@ -65,9 +63,9 @@ def main(_: Any) -> None:
             state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
         )
         state = state.for_evaluation()  # 8 held-out error
-        error = action_quality.evaluate(task, state, others, beside)
+        error = action_quality.evaluate(task, state, others)
         writer.write(int(state.step), error, split="val")
-        fitted = action_quality.evaluate(task, state, few, beside)["mse"]  # what check_served has to find again
+        fitted = action_quality.evaluate(task, state, seen)["mse"]  # what check_served has to find again
         done = {"val_mse": error["mse"], "train_mse": fitted, "episodes": len(few), "updates": int(state.step)}
         metrics.summarise(WORKDIR.value, done)
 

@@ -12,7 +12,7 @@ import numpy as np
 from lapa_jax import errors, trained
 from lapa_jax.actions import flow, inputs, planning, regression, tokens
 from lapa_jax.actions.head import Head
-from lapa_jax.data import action_bins, layouts, statistics
+from lapa_jax.data import action_bins, action_examples, layouts, statistics
 
 KINDS: dict[str, type[Head]] = {
     "latents": regression.FromLatents,
@@ -103,6 +103,11 @@ class ActionTask:
         length = self.horizon * self.action_dim if self.head.tokens else None
         changes = dict(images=len(self.cameras), answer=answer, answer_length=length)
         return dataclasses.replace(self.planner.layout, **changes)
+
+    @property
+    def beside(self) -> action_examples.Beside:
+        """What its examples hold beside the main image, the prompt and the actions."""
+        return action_examples.Beside(self.cameras[1:], self.proprio, self.bins, self.history)
 
     @property
     def head(self) -> Head:

@@ -41,7 +41,7 @@ def make(**kwargs: Any) -> "LanguageTableEnv":
     return LanguageTableEnv(**kwargs)
 
 
-class LanguageTableEnv(gymnasium.Env):
+class LanguageTableEnv(adapters.Steps, gymnasium.Env):
     """Push blocks on a board as told, 10 Hz; reward 1 on success, which ends the episode.
 
     Observation: `image` uint8[180, 320, 3] (or [S, S, 3]) upright RGB, `instruction` str, `proprio` float32[2] the
@@ -134,14 +134,7 @@ class LanguageTableEnv(gymnasium.Env):
             raise UserError("Language Table has no episode yet: call reset() before step()")
         action = checks.action(action, 2, "metres along x and y")
         raw, _, done, _ = self._simulator.step(np.clip(action, -ACTION_LIMIT, ACTION_LIMIT))
-        self.num_steps += 1
-        self._observation, success = self._look(raw), bool(done)
-        truncated = self.num_steps >= self.max_steps and not success
-        return self._observation, float(success), success, truncated, self._info(success)
-
-    def render(self) -> np.ndarray | None:
-        """The image of the last observation; None before the first `reset`."""
-        return None if self._observation is None else self._observation["image"]
+        return self._stepped(raw, done)
 
     def close(self) -> None:
         """Disconnects the simulator."""

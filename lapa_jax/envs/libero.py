@@ -47,7 +47,7 @@ def make(**kwargs: Any) -> "LiberoEnv":
     return LiberoEnv(**kwargs)
 
 
-class LiberoEnv(gymnasium.Env):
+class LiberoEnv(adapters.Steps, gymnasium.Env):
     """A Panda arm at a table, 20 Hz; reward 1 on success, which ends the episode.
 
     Observation: `image` and `image_wrist` uint8[S, S, 3] RGB, turned by 180 degrees from what LIBERO gives, which
@@ -147,14 +147,7 @@ class LiberoEnv(gymnasium.Env):
         command = np.clip(command, self.action_space.low, self.action_space.high).astype(np.float64)
         command[-1] = self._to_gripper(command[-1])
         raw, _, done, _ = self._simulator.step(command.tolist())
-        self.num_steps += 1
-        self._observation, success = self._look(raw), bool(done)
-        truncated = self.num_steps >= self.max_steps and not success
-        return self._observation, float(success), success, truncated, self._info(success)
-
-    def render(self) -> np.ndarray | None:
-        """The image of the last observation; None before the first `reset`."""
-        return None if self._observation is None else self._observation["image"]
+        return self._stepped(raw, done)
 
     def close(self) -> None:
         """Frees the simulator."""

@@ -5,25 +5,21 @@ import numpy as np
 
 from lapa_jax import training
 from lapa_jax.actions import task as task_lib
-from lapa_jax.data import action_examples, loader
 from lapa_jax.data import episodes as episodes_lib
+from lapa_jax.data import loader
 
 
 def evaluate(
     task: task_lib.ActionTask,
     state: training.TrainState,
     episodes: episodes_lib.Episodes,
-    beside: action_examples.Beside,
 ) -> dict[str, float]:
     """`mse` of normalised actions, and `zero_mse` of always answering their mean, the floor to beat.
-
-    Args:
-        beside: what the examples of the task hold.
     """
     planner = task.planner
     stream = loader.action_stream(
         episodes, task.layout, task.statistics, task.horizon, 100,
-        image_size=planner.image_size, resize=planner.resize, beside=beside, repeat=False, shuffle=False,
+        image_size=planner.image_size, resize=planner.resize, beside=task.beside, repeat=False, shuffle=False,
     )  # fmt: skip
     forward, variables = jax.jit(task.normalised), {"params": state.params, **state.variables}
     squared, zero, count = 0.0, 0.0, 0

@@ -1,6 +1,8 @@
 """Environments that tests go through, and the adapter of docs/environments.md as a module."""
 
+import contextlib
 import importlib.util
+import pathlib
 import sys
 
 import pages
@@ -18,6 +20,25 @@ def my_dots(tmp_path_factory):
     sys.path.insert(0, str(folder))
     yield "my_dots"
     sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """(package): around a test, its stand-in below fakes/ takes the place of the package, imported afresh."""
+
+    def loaded(package):
+        return [name for name in sys.modules if name.split(".")[0] == package]
+
+    @contextlib.contextmanager
+    def around(package):
+        for name in loaded(package):
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent / "fakes"))
+        yield
+        for name in loaded(package):
+            del sys.modules[name]
+
+    return around
 
 
 @pytest.fixture

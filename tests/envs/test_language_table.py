@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +16,10 @@ from lapa_jax.errors import UserError  # noqa: E402
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(stand_in):
     """The stand-in's module `environments.language_table`, imported afresh."""
-    for name in [n for n in sys.modules if n.split(".")[0] == "language_table"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
-    yield importlib.import_module("language_table.environments.language_table")
-    for name in [n for n in sys.modules if n.split(".")[0] == "language_table"]:
-        del sys.modules[name]
+    with stand_in("language_table"):
+        yield importlib.import_module("language_table.environments.language_table")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,11 @@ STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
 
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
+def fake(stand_in, monkeypatch, tmp_path):
     """The stand-in on the path, with a LIBERO_CONFIG_PATH where nothing is yet."""
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path / "config"))
-    for name in [n for n in sys.modules if n.split(".")[0] == "libero"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
-    yield tmp_path / "config"
-    for name in [n for n in sys.modules if n.split(".")[0] == "libero"]:
-        del sys.modules[name]
+    with stand_in("libero"):
+        yield tmp_path / "config"
 
 
 @pytest.fixture
