@@ -15,7 +15,12 @@ from lapa_jax import cpu, errors, sharding
 
 
 def define_config(name: str) -> Any:
-    """The flag of a program that leaves no folder: --config=experiments/configs/<name>.py[:size]."""
+    """The flag of a program that leaves no folder: --config=experiments/configs/<name>.py[:size].
+
+    A program that imports another has the flag already, and shares it.
+    """
+    if "config" in flags.FLAGS:
+        return flags.FlagHolder(flags.FLAGS, flags.FLAGS["config"])
     return config_flags.DEFINE_config_file("config", f"experiments/configs/{name}.py", lock_config=True)
 
 
