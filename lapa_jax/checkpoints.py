@@ -71,11 +71,10 @@ class Checkpoints:
         self._stop.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._orbax.close()
-        finally:
-            self._stop.__exit__()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stop.__exit__()
+        endings.announce(error)  # as a process that is gone can keep the last save from ending
+        self._orbax.close()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is wanted at this step, by the policy or because the program is to end.

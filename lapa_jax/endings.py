@@ -66,18 +66,27 @@ def _look(over: threading.Event) -> None:
 
 
 def _end(status: int, reason: str) -> None:
-    """Tell the others, stay until they have heard, and go without waiting for them at JAX's exit."""
-    mine = {"process": hosts.number(), "status": status, "reason": reason}
-    hosts.say("failed", json.dumps(mine))
-    threading.Event().wait(3 * LOOK)
-    _leave(json.loads(hosts.heard("failed") or json.dumps(mine)))
+    """Tell the others; if one has failed before, that is the reason."""
+    mine = json.dumps({"process": hosts.number(), "status": status, "reason": reason})
+    first = mine if hosts.say("failed", mine) else hosts.heard("failed")
+    _leave(json.loads(first or mine))
 
 
 def _leave(failure: dict) -> None:
+    """Go without waiting for the others, as JAX does at an exit. Process 0, which they hear it from, goes last."""
     who = f"process {failure['process']} of {hosts.count()}"
     print(f"error: {who} failed and ends them all: {failure['reason']}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if not hosts.number():
+        threading.Event().wait(3 * LOOK)
     os._exit(failure["status"])
+
+
+def announce(error: BaseException | None) -> None:
+    """Say what ends this process of several, where it does not leave at once."""
+    if hosts.several() and error is not None and not isinstance(error, SystemExit):
+        who = f"process {hosts.number()} of {hosts.count()}"
+        print(f"error: {who}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

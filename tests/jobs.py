@@ -28,7 +28,7 @@ class Job:
     Attributes:
         flags: of all processes.
         own: process -> flags of its own.
-        start: what is run in the place of the program's file, for faults.
+        fault: what happens to it, see faults.py.
     """
 
     program: str
@@ -37,7 +37,7 @@ class Job:
     count: int = 1
     devices: int = 1
     own: dict = dataclasses.field(default_factory=dict)
-    start: Path | None = None
+    fault: str | None = None
 
     def __enter__(self):
         self.outputs, self.processes = [], []
@@ -53,13 +53,13 @@ class Job:
         path = Path(f"{self.workdir}.{len(list(self.workdir.parent.glob('*.log')))}.{number}.log")
         file = ROOT / "experiments" / f"{self.program}.py"
         config = ROOT / "experiments" / "configs" / f"{self.program}.py:tiny"
-        command = [sys.executable, *([self.start] if self.start else []), file, f"--config={config}"]
+        command = [sys.executable, *([ROOT / "tests" / "faults.py"] if self.fault else []), file, f"--config={config}"]
         command += [f"--workdir={flags.pop('workdir', self.workdir)}"]
         command += [f"--config.{key}={value}" for key, value in flags.items()]
         environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices), "PYTHONPATH": str(ROOT)}
         environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
-        environment |= {"JOB_PROCESS": str(number)}
+        environment |= {"JOB_PROCESS": str(number), "JOB_FAULT": self.fault or ""}
         with path.open("w") as output:
             process = subprocess.Popen(
                 list(map(str, command)), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
