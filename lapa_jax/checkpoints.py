@@ -207,7 +207,7 @@ def load_params(path: str | pathlib.Path, abstract: Any, averaged: bool = True) 
 
 
 def load_numpy(path: str | pathlib.Path, averaged: bool = True) -> dict[str, Any]:
-    """All parameters of a checkpoint as numpy, as they are stored: no mesh, no model and no device is needed.
+    """All parameters of a checkpoint as numpy, in their stored dtype: no mesh and no model is needed.
 
     Args:
         averaged: as in `load_state`.

@@ -53,7 +53,8 @@ class Job:
         path = Path(f"{self.workdir}.{len(list(self.workdir.parent.glob('*.log')))}.{number}.log")
         file = ROOT / "experiments" / f"{self.program}.py"
         config = ROOT / "experiments" / "configs" / f"{self.program}.py:tiny"
-        command = [sys.executable, *([ROOT / "tests" / "faults.py"] if self.fault else []), file, f"--config={config}"]
+        fault = [ROOT / "tests" / "faults.py"] if self.fault else []
+        command = [sys.executable, *fault, file, f"--config={config}"]
         command += [f"--workdir={flags.pop('workdir', self.workdir)}"]
         command += [f"--config.{key}={value}" for key, value in flags.items()]
         environment = {name: value for name, value in os.environ.items() if name != "NPROC"}

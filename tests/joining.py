@@ -1,4 +1,4 @@
-"""One process of several that does next to nothing: python tests/joining.py ARGUMENTS_OF_JOIN AFTERWARDS, as JSON."""
+"""One process of several that does next to nothing: python tests/joining.py ARGUMENTS_OF_JOIN AFTERWARDS (JSON)."""
 
 import json
 import sys
@@ -28,7 +28,8 @@ def main():
     hosts.join(**arguments)
     endings.watch()
     hosts.agree({"config.seed": afterwards.get("seed", 0), "config.own": hosts.number()}, unlike=("config.own",))
-    print(f"process {hosts.number()} of {hosts.count()} joined; jax: {jax.process_index()} of {jax.process_count()}")
+    theirs = f"{jax.process_index()} of {jax.process_count()}"
+    print(f"process {hosts.number()} of {hosts.count()} joined; jax: {theirs}")
     {"fails": fails, "one first": one_first, "ends": lambda: None}[afterwards.get("then", "ends")]()
 
 
