@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARTBEAT = 10
-"""Seconds; JAX takes no less."""
+"""Seconds."""
 
 
 def free_port():
@@ -111,6 +111,8 @@ def run(*args, **keys):
 
 
 def rows(workdir, *names):
-    """name -> {step: value} of the training lines of a run, or the values of one name."""
+    """step -> values of these names, from the training lines of a run, of which no step has two."""
     lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: tuple(row[name] for name in names) for row in lines if row["split"] == "train"}
+    lines = [row for row in lines if row["split"] == "train"]
+    assert len({row["step"] for row in lines}) == len(lines)
+    return {row["step"]: tuple(row[name] for name in names) for row in lines}

@@ -1,6 +1,8 @@
 """One process of several that does next to nothing: python tests/joining.py ARGUMENTS_OF_JOIN AFTERWARDS (JSON)."""
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -13,6 +15,13 @@ def fails():
     """One process fails while the other computes, and has no reason to look up."""
     if hosts.number() == 1:
         raise RuntimeError("the disk of this host is on fire")
+    time.sleep(100)
+
+
+def dies():
+    """One process is gone without a word."""
+    if hosts.number() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(100)
 
 
@@ -30,7 +39,7 @@ def main():
     hosts.agree({"config.seed": afterwards.get("seed", 0), "config.own": hosts.number()}, unlike=("config.own",))
     theirs = f"{jax.process_index()} of {jax.process_count()}"
     print(f"process {hosts.number()} of {hosts.count()} joined; jax: {theirs}")
-    {"fails": fails, "one first": one_first, "ends": lambda: None}[afterwards.get("then", "ends")]()
+    {"fails": fails, "dies": dies, "one first": one_first, "ends": lambda: None}[afterwards.get("then", "ends")]()
 
 
 with errors.in_one_line(), endings.together():

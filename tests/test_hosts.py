@@ -85,6 +85,14 @@ def test_an_error_in_one_process_ends_the_others_with_its_reason():
         assert status == 1 and line in said, said
 
 
+@pytest.mark.slow
+def test_a_process_that_is_gone_is_missed():
+    joining, began = plain(), time.monotonic()
+    found = ended([start(joining | {"process_id": p}, {"then": "dies"}) for p in range(2)])
+    assert time.monotonic() - began < 80 and found[0][0] not in (0, None)
+    assert "stopped sending heartbeats" in found[0][1]
+
+
 def test_who_does_not_come_is_not_waited_for_longer_than_timeout():
     joining = plain(timeout=3)
     elsewhere = joining | {"coordinator": f"127.0.0.1:{jobs.free_port()}"}

@@ -245,7 +245,8 @@ class Layout:
     axis_names = sharding.AXES
 
     def __init__(self, owners, mine):
-        self.devices = np.vectorize(lambda p: types.SimpleNamespace(process_index=p - mine), otypes=[object])(owners)
+        device = np.vectorize(lambda p: types.SimpleNamespace(process_index=p - mine), otypes=[object])
+        self.devices = device(owners)  # so that this process, whose number is 0, owns what `mine` does
         self.shape = dict(zip(self.axis_names, self.devices.shape, strict=True))
 
 
