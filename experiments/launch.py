@@ -82,6 +82,8 @@ def start(config: Any, share: str = "steps") -> jax.sharding.Mesh:
     hosts.agree(_alike(config), OWN)
     if jax.default_backend() == "cpu":
         cpu.keep_freed_memory()
+        if hosts.several():
+            cpu.compile_alike()
     return sharding.make_mesh(**config.mesh)
 
 

@@ -234,6 +234,12 @@ def test_a_longer_run_on_another_mesh_is_the_same_run(run):
         checkpoints.claim(run, {**longer, "seed": 1})
 
 
+def test_a_folder_that_another_process_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.hosts, "number", lambda: 1)
+    with pytest.raises(errors.UserError, match="process 1 does not see .*config.json, which process 0 wrote"):
+        checkpoints.claim(tmp_path, CONFIG)
+
+
 def test_merge_takes_the_loaded_and_the_fresh():
     loaded = {"trunk": {"kernel": 1}, "head": {"kernel": 2}}
     fresh = {"trunk": {"kernel": 10}, "head": {"kernel": 20}, "action_head": {"kernel": 30}}

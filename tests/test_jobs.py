@@ -92,6 +92,14 @@ def test_the_number_of_processes_does_not_change_the_curve(name, count, straight
 
 
 @pytest.mark.slow
+def test_what_is_compiled_already_does_no_harm(stages, straight, tmp_path):
+    """A program from the cache in one process and a new one in the other run collectives in different orders."""
+    straight("pretrain_vlm", 2)
+    jobs.run("pretrain_vlm", tmp_path / "again", stages("pretrain_vlm"), count=2)
+    assert curve(tmp_path / "again") == curve(straight("pretrain_vlm", 2))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [dict(data=2, fsdp=1, tensor=2), dict(data=1, fsdp=2, tensor=2), dict(tensor=4)])
 def test_processes_that_share_a_matrix_read_the_same_rows(axes, stages, straight, tmp_path):
     axes = {f"mesh.{axis}": size for axis, size in ({"fsdp": 1} | axes).items()}
