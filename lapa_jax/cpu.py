@@ -39,7 +39,7 @@ def serve_collectives() -> None:
 def compile_alike() -> None:
     """No program of this process comes from the compilation cache. For one of several, before the first program.
 
-    Each looks there by another key (jax 0.10.2) and finds a program or compiles it; the two kinds run collectives in
+    Each looks there by another key (jax 0.10.2) and finds a program or compiles it; the two run collectives in
     different orders, and gloo aborts ("Received data size doesn't match expected size").
     """
     jax.config.update("jax_enable_compilation_cache", False)
