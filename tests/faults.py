@@ -17,7 +17,7 @@ due, rename = checkpoints.Checkpoints.due, os.rename
 
 def slow(self, step):
     """Steps take long enough for a signal to come between them."""
-    time.sleep(0.1)
+    time.sleep(0.3)
     return due(self, step)
 
 

@@ -42,7 +42,7 @@ class Job:
     def __enter__(self):
         self.outputs, self.processes = [], []
         joining = {"enabled": True, "coordinator": f"127.0.0.1:{free_port()}", "num_processes": self.count}
-        joining |= {"timeout": 120, "heartbeat": HEARTBEAT}
+        joining |= {"timeout": 240, "heartbeat": HEARTBEAT}
         joining = {f"distributed.{key}": value for key, value in joining.items()} if self.count > 1 else {}
         for number in range(self.count):
             flags = self.flags | joining | ({"distributed.process_id": number} if joining else {})
