@@ -10,7 +10,7 @@ import action_parts
 import jax
 import launch
 
-from lapa_jax import checkpoints, errors, metrics, optimizers, policy, trained, training
+from lapa_jax import checkpoints, errors, hosts, metrics, optimizers, policy, trained, training
 from lapa_jax.actions import task as task_lib
 from lapa_jax.data import encoded, loader, sources
 from lapa_jax.evaluation import action_quality
@@ -36,13 +36,14 @@ def main(_: Any) -> None:
     planner = trained.describe_planner(config.vlm)
     data = config.data
     encoded.check_decoded(planner.resize, data.decode_once)
-    robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
-    few, others = robot.divided(data.episodes)
-    task = action_parts.prepare(config, planner, few)  # 3 model
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
+        few, others = robot.divided(data.episodes)
+        task = action_parts.prepare(config, planner, few)  # 3 model
     seen = few.decoded(planner.image_size, task.cameras[1:]) if data.decode_once else few
     batches = loader.action_stream(
         seen, task.layout, task.statistics, task.horizon, config.batch_size, config.seed, planner.image_size,
-        resize=planner.resize, beside=task.beside, **sources.reading(data), **launch.shares(),
+        resize=planner.resize, beside=task.beside, **sources.reading(data), **launch.shares(mesh),
     )
 
     tx, schedule = optimizers.make(config.num_steps, **action_parts.optimizer(config))  # 4 optimizer

@@ -11,7 +11,7 @@ import jax
 import laq_parts
 import launch
 
-from lapa_jax import checkpoints, collapse, losses, metrics, optimizers, training
+from lapa_jax import checkpoints, collapse, hosts, losses, metrics, optimizers, training
 from lapa_jax.data import episodes, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
@@ -57,7 +57,9 @@ WATCH = {"codebook_grad_norm": r"quantize(_scene)?/codebook$"}
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
-    train(config, WORKDIR.value, mesh, open_video(config.data))
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        video = open_video(config.data)
+    train(config, WORKDIR.value, mesh, video)
 
 
 def open_video(data: Any) -> episodes.Mixture:
@@ -71,7 +73,7 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
     data = config.data
     robot = sources.open_mixture(data, data.val_split, "robot")  # 2 data: for probes, at the end
     parts = laq_parts.prepare(config, video)  # words, tower, earlier phase; completes config.model
-    batches = laq_parts.batches(config, video, parts, **launch.shares())
+    batches = laq_parts.batches(config, video, parts, **launch.shares(mesh))
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import launch
 
-from lapa_jax import checkpoints, errors, metrics, optimizers, training
+from lapa_jax import checkpoints, errors, hosts, metrics, optimizers, training
 from lapa_jax.convert import towers
 from lapa_jax.data import episodes, loader, sources
 from lapa_jax.evaluation import tokenizer_quality
@@ -81,8 +81,9 @@ def make_init_fn(model: vqgan.VQGAN, image_size: int, tower: Mapping[str, Any] |
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
-    data = config.data
-    video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))  # 2
+    data = config.data  # 2
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))
     train(config, WORKDIR.value, mesh, video.decoded(data.image_size) if data.decode_once else video, held)
 
 
@@ -91,7 +92,7 @@ def train(
 ) -> None:
     """One run, from the data to its summary; goes on where a killed one stopped."""
     data, (tower, weights) = config.data, load_tower(config)
-    reading = sources.reading(data) | launch.shares()
+    reading = sources.reading(data) | launch.shares(mesh)
     batches = loader.frames(video, config.batch_size, config.seed, data.image_size, **reading)
 
     model = vqgan.from_config(config.model.to_dict())  # 3 model: a value, no weights yet

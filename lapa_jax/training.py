@@ -239,6 +239,7 @@ def fit(
                 _log(writer, saved, *pending)
                 pending = None
             saved.save(done, state, batches.get_state())
+            saved.leave_if_told(done)
     saved.wait()
     return state
 

@@ -46,6 +46,8 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/moments.py": ("rounding",),
         "lapa_jax/stacks.py": (),
         "lapa_jax/cpu.py": (),
+        "lapa_jax/hosts.py": ("errors",),
+        "lapa_jax/endings.py": ("errors", "hosts"),
         "lapa_jax/chunking.py": ("errors",),
         "lapa_jax/actions/": ("actions", "data", "errors", "generate", "losses", "models", "trained", "vocab"),
         "lapa_jax/adamw.py": ("moments", "rounding", "sharding", "stacks"),
@@ -55,7 +57,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/training.py": (
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),
-        "lapa_jax/checkpoints.py": ("errors", "selection", "sharding", "training"),
+        "lapa_jax/checkpoints.py": ("endings", "errors", "hosts", "selection", "sharding", "training"),
         "lapa_jax/serving/page/": ("serving", "chunking", "data", "envs", "errors"),
         "lapa_jax/serving/imagination.py": ("data", "errors", "latent_rollout", "models", "sharding", "trained"),
         "lapa_jax/serving/": ("serving", "errors", "__version__"),
