@@ -10,7 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_QUIET = ("steps_per_second", "learning_rate", "copy_mse", "perplexity_worst", "perplexity_joint", "z_offset")
+_SPEED = {
+    "first_step_seconds": "first step {} s",
+    "steps_per_second": "{} steps/s",
+    "samples_per_second": "{} samples/s",
+    "tokens_per_second": "{} tokens/s",
+    "mfu": "MFU {:.1%}",
+    "data_wait": "data wait {:.0%}",
+    "memory_peak_gib": "{} GiB",
+}
+"""How the console shows what `speed` measures, after all else."""
+_QUIET = (
+    "learning_rate", "copy_mse", "perplexity_worst", "perplexity_joint", "z_offset",
+    "tokens_per_second_padded", "mfu_padded",
+)
 
 
 def code_usage(codes: jax.Array, num_codes: int) -> jax.Array:
@@ -77,6 +90,13 @@ def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(logits, axis=-1) == targets)
 
 
+class _Short(float):
+    """A number that is read at a glance: three digits, or whole thousands apart."""
+
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec or (".3g" if abs(self) < 1000 else ",.0f"))
+
+
 class Writer:
     """Metrics of one run: a line on the console, a line of JSON, and TensorBoard scalars.
 
@@ -114,11 +134,12 @@ class Writer:
         print(self._line(step, values, split), flush=True)
 
     def _line(self, step: int, values: Mapping[str, float], split: str) -> str:
-        speed = values.get("steps_per_second")
-        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in _QUIET and "/" not in k]
-        if speed:
+        quiet = (*_QUIET, *_SPEED)
+        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in quiet and "/" not in k]
+        shown += [text.format(_Short(values[k])) for k, text in _SPEED.items() if k in values]
+        if speed := values.get("steps_per_second"):
             left = int((self.total - step) / speed)
-            shown += [f"{speed:.2f} steps/s", f"ETA {left // 60}:{left % 60:02d}"]
+            shown += [f"ETA {left // 60}:{left % 60:02d}"]
         where = f"step {step}/{self.total}" if split == "train" else f"{split} at step {step}"
         return f"[{self.name}] {where}  " + "  ".join(shown)
 
