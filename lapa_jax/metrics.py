@@ -17,6 +17,7 @@ _SPEED = {
     "tokens_per_second": "{} tokens/s",
     "mfu": "MFU {:.1%}",
     "data_wait": "data wait {:.0%}",
+    "host_wait": "host wait {:.0%}",
     "memory_peak_gib": "{} GiB",
 }
 """How the console shows what `speed` measures, after all else."""
@@ -158,10 +159,20 @@ def _whole_rows(path: pathlib.Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines[:-1]]
 
 
+def _origin(config: pathlib.Path) -> dict[str, bool]:
+    """Whether a run's data was `data.synthetic`; nothing where it was not."""
+    data = json.loads(config.read_text()).get("data", {}) if config.exists() else {}
+    return {"synthetic": True} if isinstance(data, dict) and data.get("synthetic") else {}
+
+
 def summarise(workdir: str | pathlib.Path, summary: Mapping[str, object]) -> None:
-    """Write `summary.json` of a finished stage, whole or not at all (process 0 only)."""
+    """Write `summary.json` of a finished stage, whole or not at all (process 0 only).
+
+    That of a run on synthetic data says so first.
+    """
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / "summary.json"
+        summary = {**_origin(path.with_name("config.json")), **summary}
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(summary, indent=1, default=np.ndarray.tolist) + "\n")
         scratch.rename(path)

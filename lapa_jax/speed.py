@@ -1,9 +1,10 @@
 """How fast a run is: when devices finish their steps, what they waited for, and what of their peak they reach.
 
-A step is dispatched long before it is computed, so the times of calls say little: a program that reads for 0.9 s and
-computes for 1 s a step does both at once, and loses nothing. Hence a thread waits for each step's loss and notes when
-it is there. A line of the log is about the time from the end of one step to the end of another, and devices wait for
-data from the end of a step (or from when the next batch is asked for, if that is later) until that batch is there.
+A step is dispatched long before it is computed, so the times of calls say little: a program that reads for 0.9 s
+and computes for 1 s a step does both at once, and loses nothing. Hence a thread waits for the loss of each step and
+notes when it is there. A line of the log is about the time from the end of one step to the end of another. In it
+devices wait for data from the end of a step, or from when the next batch is asked for if that is later, until that
+batch is there.
 """
 
 import collections
@@ -11,7 +12,7 @@ import concurrent.futures
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -63,6 +64,7 @@ class Taken(NamedTuple):
     Attributes:
         asked, arrived: when its batch was, seconds of the clock.
         counts: of this process's rows.
+        handed: when the devices were told of it.
         apart: seconds before it that belong to no step.
         finished: when it was computed.
     """
@@ -70,6 +72,7 @@ class Taken(NamedTuple):
     asked: float
     arrived: float
     counts: Counts
+    handed: float
     apart: float
     finished: concurrent.futures.Future
 
@@ -109,6 +112,7 @@ class Speedometer:
 
     def __enter__(self) -> "Speedometer":
         self._begun = self._clock()
+        _everywhere(Counts(), (0.0,) * 3)  # compiled now, not in the middle of a later line
         # A daemon: it may wait for a device that never answers, and must not keep the program from ending.
         threading.Thread(target=self._watch, name="speedometer", daemon=True).start()
         return self
@@ -137,10 +141,11 @@ class Speedometer:
         if self._count_needs is not None:
             self._needs, self._count_needs = self._count_needs(state, batch), None
         self._step += 1
+        handed = self._clock()
         with jax.profiler.StepTraceAnnotation("train", step_num=self._step):
             state, metrics = step(state, batch)
         self._loss = metrics["loss"]
-        taken = Taken(*self._next, self._apart, concurrent.futures.Future())
+        taken = Taken(*self._next, handed, self._apart, concurrent.futures.Future())
         self._apart = 0.0
         self._taken.append((self._step, taken))
         self._waiting.put((taken.finished, self._loss))
@@ -151,10 +156,12 @@ class Speedometer:
     def line(self, step: int) -> dict[str, float]:
         """What is logged of the steps since the last line up to `step`, once that is computed.
 
-        The first line has `first_step_seconds` alone: compilation is in it, and in no other. In later ones:
-        `steps_per_second`, `samples_per_second`, `data_wait` (share of the time, of the process that waited longest),
-        and where they apply `tokens_per_second` and `tokens_per_second_padded` (with padding), `mfu`, `mfu_padded`,
-        `memory_peak_gib` (of the fullest device, since the program began).
+        The first line has `first_step_seconds`: compilation is in it, and in no other. In later ones:
+        `steps_per_second`, `samples_per_second`, and the shares of the time that devices stood idle for data
+        (`data_wait`) and for what else the host did (`host_wait`: saving, placing batches), of the process where it
+        was longest.
+        Where they apply: `tokens_per_second`, `tokens_per_second_padded` (all places), `mfu`, `mfu_padded`, and
+        `memory_peak_gib` of the fullest device, since the program began.
         """
         taken = []
         while self._taken and self._taken[0][0] <= step:
@@ -162,14 +169,12 @@ class Speedometer:
         times = [one.finished.result() for one in taken]
         since, self._since = self._since, times[-1]
         if since is None:
-            return {"first_step_seconds": self._since - self._begun, **_memory_of(_everywhere([_memory()])[:, 0])}
-        ends = [since, *times]
-        waited = sum(max(0.0, one.arrived - max(one.asked, end)) for one, end in zip(taken, ends, strict=False))
-        seconds = max(self._since - since - sum(one.apart for one in taken), 1e-9)
+            return {"first_step_seconds": self._since - self._begun, **_memory_of(_memory())}
+        seconds = max(times[-1] - since - sum(one.apart for one in taken), 1e-9)
         counts = np.sum([one.counts for one in taken], axis=0)
-        found = _everywhere([*counts, waited / seconds, _memory()])
-        counts, (waits, memory) = Counts(*found[:, :-2].sum(axis=0).tolist()), found[:, -2:].T
-        return self._rates(len(taken), counts, seconds) | {"data_wait": float(waits.max())} | _memory_of(memory)
+        counts, (data, host, memory) = _everywhere(counts, (*_waits(taken, [since, *times[:-1]]), _memory()))
+        waits = {"data_wait": data / seconds, "host_wait": host / seconds}
+        return self._rates(len(taken), Counts(*counts), seconds) | waits | _memory_of(memory)
 
     def _rates(self, steps: int, counts: Counts, seconds: float) -> dict[str, float]:
         rates = {"steps_per_second": steps / seconds, "samples_per_second": counts.samples / seconds}
@@ -194,17 +199,29 @@ class Speedometer:
                 future.set_exception(error)
 
 
+def _waits(taken: Sequence[Taken], free: Sequence[float]) -> tuple[float, float]:
+    """Seconds that devices stood idle for data, and for the rest of what the host did.
+
+    Args:
+        free: when they were done with the step before.
+    """
+    data = [max(0.0, one.arrived - max(one.asked, end)) for one, end in zip(taken, free, strict=True)]
+    idle = [max(0.0, one.handed - end - one.apart) for one, end in zip(taken, free, strict=True)]
+    return sum(data), max(0.0, sum(idle) - sum(data))
+
+
 def _memory() -> float:
     """Bytes; 0 where devices do not tell."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     return float(max(one.get("peak_bytes_in_use", 0) for one in stats))
 
 
-def _memory_of(peaks: np.ndarray) -> dict[str, float]:
-    return {"memory_peak_gib": float(peaks.max()) / GIB} if peaks.max() else {}
+def _memory_of(peak: float) -> dict[str, float]:
+    return {"memory_peak_gib": float(peak) / GIB} if peak else {}
 
 
-def _everywhere(values: list[float]) -> np.ndarray:
-    """float32[P, N]: the values of each process."""
-    mine = np.asarray(values, np.float32)
-    return mine[None] if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(mine))
+def _everywhere(sums: Sequence[float], peaks: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Over all processes: sums, and the largest. They travel as float32."""
+    mine = np.asarray([*sums, *peaks], np.float32)
+    found = mine[None] if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(mine))
+    return found[:, : len(sums)].sum(axis=0).tolist(), found[:, len(sums) :].max(axis=0).tolist()

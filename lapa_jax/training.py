@@ -226,25 +226,33 @@ def fit(
             batch = sharding.global_batch(mesh, speed.next(iterator))
             state, metrics = speed.run(step, state, batch)
             if pending is not None:
-                _log(writer, saved, speed, *pending)
+                _log(writer, saved, speed, schedule, *pending)
                 pending = None
             done = i + 1
             if done % log_every == 0 or done == num_steps or i == start:
-                rate = {} if schedule is None else {"learning_rate": float(schedule(i))}
-                pending = (done, {**metrics, **rate})
+                pending = (done, metrics)
             if saved.due(done) or done == num_steps:
                 _check(saved, done, metrics)  # never save a state that went wrong
                 if pending is not None:
-                    _log(writer, saved, speed, *pending)
+                    _log(writer, saved, speed, schedule, *pending)
                     pending = None
                 saved.save(done, state, batches.get_state())
     saved.wait()
     return state
 
 
-def _log(writer: Any, saved: Any, speed: speed_lib.Speedometer, step: int, metrics: dict[str, Any]) -> None:
+def _log(
+    writer: Any,
+    saved: Any,
+    speed: speed_lib.Speedometer,
+    schedule: optax.Schedule | None,
+    step: int,
+    metrics: dict[str, Any],
+) -> None:
     _check(saved, step, metrics)
-    writer.write(step, {name: float(value) for name, value in metrics.items()} | speed.line(step))
+    values = {name: float(value) for name, value in metrics.items()}
+    rate = {} if schedule is None else {"learning_rate": float(schedule(step - 1))}
+    writer.write(step, values | rate | speed.line(step))
 
 
 def _check(saved: Any, step: int, metrics: dict[str, Any]) -> None:
