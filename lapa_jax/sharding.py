@@ -1,6 +1,7 @@
 """Mesh, one rule table from parameter path to PartitionSpec, constraints and global batches.
 
-Mesh axes: `data` (replicas), `fsdp` (parameters and batch split), `tensor` (inside a matrix product).
+Mesh axes: `data` (replicas), `fsdp` (parameters and batch split), `tensor` (inside a matrix product), `sequence`
+(tokens of a row split).
 """
 
 import re
@@ -12,9 +13,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lapa_jax import errors
+from lapa_jax import device_order, errors
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = P(("data", "fsdp"))
 """Spec of a batch: its leading axis is split over every device that does not share a matrix."""
 
@@ -41,23 +42,27 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
-    """A mesh over `devices` (all by default); one axis may be -1, the devices left over.
+def make_mesh(
+    data: int = 1, fsdp: int = -1, tensor: int = 1, sequence: int = 1, devices: Sequence | None = None
+) -> Mesh:
+    """A mesh over `devices` (all by default), ordered by their network; one axis may be -1, the devices left over.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices.
+        UserError: the axes do not multiply to the number of devices, or cannot be laid over their slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor]
-    known = int(np.prod([s for s in sizes if s != -1]))
-    if sizes.count(-1) > 1 or len(devices) % known or (-1 not in sizes and known != len(devices)):
+    sizes = dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
+    given = [size for size in sizes.values() if size != -1]
+    known = int(np.prod(given))
+    left, rest = divmod(len(devices), max(known, 1))
+    if len(given) < len(AXES) - 1 or min(given) < 1 or rest or (len(given) == len(AXES) and left != 1):
+        axes = " ".join(f"{name}={size}" for name, size in sizes.items())
         raise errors.UserError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices: "
+            f"mesh {axes} does not fit {len(devices)} devices: "
             "set --config.mesh so that the axes multiply to that number (one may be -1)"
         )
-    sizes = [len(devices) // known if s == -1 else s for s in sizes]
-    axis_types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+    sizes = {name: left if size == -1 else size for name, size in sizes.items()}
+    return Mesh(device_order.arrange(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def constrain(x: jax.Array, *spec: Any) -> jax.Array:

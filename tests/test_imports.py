@@ -36,7 +36,8 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/models/": ("models", "sharding", "vocab", "errors"),
         "lapa_jax/data/": ("data", "vocab", "errors"),
         "lapa_jax/envs/": ("envs", "errors"),
-        "lapa_jax/sharding.py": ("errors",),
+        "lapa_jax/device_order.py": ("errors",),
+        "lapa_jax/sharding.py": ("device_order", "errors"),
         "lapa_jax/losses.py": ("vocab",),
         "lapa_jax/metrics.py": ("errors",),
         "lapa_jax/selection.py": ("errors",),
@@ -50,6 +51,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/adamw.py": ("moments", "rounding", "sharding", "stacks"),
         "lapa_jax/optimizers.py": ("adamw", "errors", "moments", "selection"),
         "lapa_jax/accumulation.py": ("errors", "sharding"),
+        "lapa_jax/planning/": ("errors", "models", "planning"),
         "lapa_jax/training.py": (
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),

@@ -210,15 +210,19 @@ def test_rules_give_the_spec_of_the_trailing_axes(name, shape, spec):
     assert sharding.spec_for(name, shape, dict(data=2, fsdp=2, tensor=2)) == spec
 
 
-@pytest.mark.parametrize("axes", [(3, 1, 1), (3, -1, 1), (2, 2, 1), (-1, -1, 1), (16, 1, 1)])
+@pytest.mark.parametrize(
+    "axes",
+    [(3, 1, 1), (3, -1, 1), (2, 2, 1), (-1, -1, 1), (16, 1, 1), (1, -1, 1, 3), (0, -1), (-2, -4)],
+)
 def test_a_mesh_that_does_not_fit_is_refused(axes):
     with pytest.raises(errors.UserError, match="does not fit 8 devices"):
         sharding.make_mesh(*axes)
 
 
 def test_one_axis_takes_the_devices_left_over():
-    assert dict(sharding.make_mesh(2, -1, 2).shape) == dict(data=2, fsdp=2, tensor=2)
-    assert dict(sharding.make_mesh().shape) == dict(data=1, fsdp=8, tensor=1)
+    assert dict(sharding.make_mesh(2, -1, 2).shape) == dict(data=2, fsdp=2, tensor=2, sequence=1)
+    assert dict(sharding.make_mesh().shape) == dict(data=1, fsdp=8, tensor=1, sequence=1)
+    assert dict(sharding.make_mesh(1, 2, 1, -1).shape) == dict(data=1, fsdp=2, tensor=1, sequence=4)
 
 
 def test_a_global_batch_is_split_over_data_and_fsdp():

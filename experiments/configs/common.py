@@ -18,7 +18,7 @@ def get_common() -> ConfigDict:
     config.param_dtype = "float32"  # how what is trained is stored; bfloat16: updates are rounded stochastically
     config.frozen_dtype = "float32"  # how what is not trained is stored; bfloat16 halves it
     config.log_every = 50  # steps between lines on the console and in metrics.jsonl
-    config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: the devices left over
+    config.mesh = dict(data=1, fsdp=-1, tensor=1, sequence=1)  # -1: the devices left over
     config.distributed = dict(  # jax.distributed.initialize; cluster environments need only enabled
         enabled=False,
         coordinator=placeholder(str),
