@@ -44,7 +44,7 @@ def count(batch: Mapping[str, np.ndarray]) -> Counts:
     """Counts of a batch on the host, so that no device is asked."""
     segments = batch.get("segments")
     if segments is None:
-        return Counts(samples=len(next(iter(batch.values()))))
+        return Counts(samples=_rows(batch))
     most = int(segments.max(initial=0)) + 1
     numbered = segments + most * np.arange(len(segments))[:, None]
     lengths = np.bincount(numbered.ravel(), minlength=most * len(segments)).reshape(-1, most)[:, 1:].astype(float)
@@ -106,7 +106,7 @@ class Speedometer:
         self._trace, self._clock, self._finished = trace, clock, finished
         self._waiting: queue.SimpleQueue = queue.SimpleQueue()
         self._taken: collections.deque[tuple[int, Taken]] = collections.deque()
-        self._next: tuple[float, float, Counts] | None = None
+        self._next: tuple[float, float, Counts, int] | None = None
         self._loss, self._apart, self._step = None, 0.0, 0
         self._since: float | None = None
 
@@ -133,7 +133,7 @@ class Speedometer:
         asked = self._clock()
         with jax.profiler.TraceAnnotation("wait for data"):
             batch = next(iterator)
-        self._next = asked, self._clock(), count(batch)
+        self._next = asked, self._clock(), count(batch), _rows(batch)
         return batch
 
     def run(self, step: Callable, state: Any, batch: Any) -> tuple[Any, Any]:
@@ -145,7 +145,10 @@ class Speedometer:
         with jax.profiler.StepTraceAnnotation("train", step_num=self._step):
             state, metrics = step(state, batch)
         self._loss = metrics["loss"]
-        taken = Taken(*self._next, handed, self._apart, concurrent.futures.Future())
+        asked, arrived, counts, rows = self._next
+        own = _rows(batch) / (rows * jax.process_count())  # less than 1 where processes have the same rows
+        counts = Counts(*(own * each for each in counts))
+        taken = Taken(asked, arrived, counts, handed, self._apart, concurrent.futures.Future())
         self._apart = 0.0
         self._taken.append((self._step, taken))
         self._waiting.put((taken.finished, self._loss))
@@ -197,6 +200,10 @@ class Speedometer:
                 future.set_result(self._finished(loss))
             except Exception as error:  # what a device has to say is for the one who asks
                 future.set_exception(error)
+
+
+def _rows(batch: Mapping[str, Any]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _waits(taken: Sequence[Taken], free: Sequence[float]) -> tuple[float, float]:
