@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import launch
+import measuring
 import numpy as np
 import vlm_parts
 
@@ -53,9 +54,13 @@ def main(_: Any) -> None:
     with hosts.main_first("data"):  # what it indexes and decodes the others find
         video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))
     parts = vlm_parts.prepare(config, video, mesh)  # 2 data
-    batches = vlm_parts.stream(config, video, parts, **launch.shares(mesh))
+    batches = measuring.source(config, vlm_parts.stream(config, video, parts, **launch.shares(mesh)))
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 3 optimizer
-    loss_fn = make_loss(parts.task)  # 4 the experiment itself
+
+    def make_step(task: latent_task.LatentTask) -> Any:  # 4 the experiment itself
+        return training.make_train_step(make_loss(task), tx, config.seed, accumulate=config.accumulate)
+
+    speed = measuring.speedometer(config, WORKDIR.value, mesh, lambda: make_step(measuring.plain_vlm(parts.task)))
     init = training.make_init(parts.init_fn(), tx, config.param_dtype, config.frozen_dtype)
     abstract = training.abstract_state(init, mesh)  # 5 weights, born sharded
     assets = {**parts.planner.to_json(), "latents": parts.origin}
@@ -67,10 +72,10 @@ def main(_: Any) -> None:
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "vlm")
+        step = make_step(parts.task)
         state = training.fit(  # 7 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule, speed
         )
         state = state.for_evaluation()  # 8 held-out accuracy
         task, streams = vlm_parts.held_out(config, held, parts)

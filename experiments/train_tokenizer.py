@@ -12,6 +12,7 @@ import codes_parts
 import jax
 import jax.numpy as jnp
 import launch
+import measuring
 
 from lapa_jax import checkpoints, errors, hosts, metrics, optimizers, training
 from lapa_jax.convert import towers
@@ -93,7 +94,8 @@ def train(
     """One run, from the data to its summary; goes on where a killed one stopped."""
     data, (tower, weights) = config.data, load_tower(config)
     reading = sources.reading(data) | launch.shares(mesh)
-    batches = loader.frames(video, config.batch_size, config.seed, data.image_size, **reading)
+    frames = loader.frames(video, config.batch_size, config.seed, data.image_size, **reading)
+    batches = measuring.source(config, frames)
 
     model = vqgan.from_config(config.model.to_dict())  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
@@ -111,8 +113,9 @@ def train(
         maintain = codes_parts.make_maintain(model, config.accumulate)
         step = training.make_train_step(loss_fn, tx, config.seed, maintain, accumulate=config.accumulate)
         writer = metrics.Writer(workdir, "tokenizer")
+        speed = measuring.speedometer(config, workdir, mesh, lambda: step)  # there is no remat
         state = training.fit(  # 8 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule, speed
         )
         state = state.for_evaluation()  # 9 held-out
         quality = tokenizer_quality.evaluate(model, state, held, data.image_size, config.evaluation.frames)

@@ -20,6 +20,7 @@ from lapa_jax.training import TrainState
 FREE = (
     "num_steps", "log_every", "checkpoint", "mesh", "distributed",
     "data.cache", "data.num_threads", "data.num_workers", "num_threads", "alarm",
+    "profile",
 )
 """Config keys that may change when a run is resumed."""
 

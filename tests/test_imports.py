@@ -54,8 +54,11 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/optimizers.py": ("adamw", "errors", "moments", "selection"),
         "lapa_jax/accumulation.py": ("errors", "sharding"),
         "lapa_jax/planning/": ("errors", "models", "planning"),
+        "lapa_jax/tracing.py": ("errors",),
+        "lapa_jax/speed.py": ("tracing",),
+        "lapa_jax/model_flops.py": ("data", "errors", "planning"),
         "lapa_jax/training.py": (
-            "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
+            "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding", "speed",
         ),
         "lapa_jax/checkpoints.py": ("endings", "errors", "hosts", "selection", "sharding", "training"),
         "lapa_jax/serving/page/": ("serving", "chunking", "data", "envs", "errors"),

@@ -33,6 +33,10 @@ def get_common() -> ConfigDict:
         keep_last=2,  # how many recent ones stay
         keep_every=placeholder(int),  # steps: those at multiples of it stay for good; None: none do
     )
+    config.profile = dict(
+        steps="",  # FIRST:LAST, such as 10:15: these leave a trace in the run's folder (docs/speed.md)
+        peak_tflops=placeholder(float),  # of one device, that MFU is a share of; None: by the table of chips
+    )
     return config
 
 
@@ -63,6 +67,7 @@ def get_data() -> ConfigDict:
     data.augment = dict(crop=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # see data/augment.py
     data.num_threads = 2  # that read ahead
     data.num_workers = 0  # processes that read ahead; 0: threads of this one
+    data.synthetic = False  # one batch is read and then repeated: how fast is a run without its input?
     return data
 
 

@@ -87,7 +87,7 @@ def speed(topology: Topology, chip: chips.Chip, one: Collective, both: bool = Fa
     """Bytes/s that leave a device in a ring among near devices.
 
     A group of N uses as many axes of the torus as it takes to hold N, and on an axis both directions; an axis that
-    does not close to a ring has its ends carry twice as much. A permutation goes one way, if no others go the other.
+    does not close to a ring has its ends carry twice as much. A permutation goes one way, if none goes the other.
     """
     if not chip.axes:
         return chip.links
