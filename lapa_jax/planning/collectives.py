@@ -116,14 +116,27 @@ def _groups(text: str) -> np.ndarray:
         rows = [[int(n) for n in row.split(",") if n] for row in re.findall(r"\{([\d,]*)\}", found[1])]
         return np.array(rows, int) if rows else np.zeros((1, 1), int)
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
-        numbers = np.arange(math.prod(dims)).reshape(dims)
-        return (numbers.transpose(order) if order else numbers).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*\))? ?\{([^}]*)\}", text):
-        return _mesh_groups(found[1], found[2])
+        return _iota(found[2], found[3]).reshape(_numbers(found[1]))
+    order = r"(?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))?"
+    if found := re.search(rf"replica_groups=mesh\[([^\]]*)\]{order} ?\{{([^}}]*)\}}", text):
+        mesh, dims, turned, listed, axes = found.groups()
+        groups = _mesh_groups(mesh, axes)
+        if dims or listed:
+            return (_iota(dims, turned) if dims else np.array(_numbers(listed))).reshape(-1)[groups]
+        return groups
     if "replica_groups" in text:
         raise errors.UserError(f"replica groups are written in a way that is not known: {text[:200]}")
     return np.zeros((1, 1), int)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in these dims, which are then put in that order."""
+    numbers = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return numbers.transpose(_numbers(order)) if order else numbers
 
 
 def _mesh_groups(mesh: str, axes: str) -> np.ndarray:

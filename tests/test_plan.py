@@ -1,0 +1,135 @@
+"""experiments/plan.py on toy sizes, for fake CPU devices and by hand; with libtpu also for TPUs (slow)."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBTPU = importlib.util.find_spec("libtpu") is not None
+TINY = ("--config.model.size=debug", "--config.batch_size=8", "--config.data.text_length=16")
+
+
+def run(*flags, program="plan.py", config="pretrain_vlm.py:base", **environment):
+    place = [f"--config={ROOT}/experiments/configs/{config}"] if config else []
+    command = [sys.executable, str(ROOT / "experiments" / program), *place, *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    file = tmp_path_factory.mktemp("plans") / "plan.json"
+    done = run("--topology=cpu:8", f"--json={file}", "--config.mesh.data=2", *TINY)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def test_a_plan_counts_the_real_step(planned):
+    """On 8 devices each runs an eighth; the model's need is six FLOPs a weight and token, and attention."""
+    said, facts = planned
+    assert facts["devices"] == 8 and facts["mesh"]["data"] == 2
+    assert facts["needed"] / 8 < facts["flops"] < 2 * facts["needed"] / 8
+    assert facts["causal"] < facts["needed"]
+    assert facts["sent"]["all-gather"] > 0 and "collectives, GB" in said and facts["estimate"] is None
+    memory = facts["memory"]
+    assert memory["opt_state"] == pytest.approx(2 * memory["params"], rel=0.01)
+    assert memory["peak"] > memory["params"] + memory["opt_state"] and "temporaries" in said
+
+
+@pytest.mark.parametrize("config", ["train_laq.py:tiny", "train_tokenizer.py:tiny", "pretrain_vlm.py:tiny"])
+def test_each_program_has_a_plan(config):
+    done = run("--topology=cpu:2", "--config.batch_size=8", config=config)
+    assert done.returncode == 0, done.stderr
+    assert "work a device and step" in done.stdout
+
+
+def test_gpus_get_times_from_the_table_of_chips(tmp_path):
+    file = tmp_path / "plan.json"
+    done = run("--topology=gpu:h100:4x2", f"--json={file}", "--config.mesh.tensor=2", *TINY)
+    assert done.returncode == 0, done.stderr
+    estimate = json.loads(file.read_text())["estimate"]
+    assert 0 < estimate["shortest"] <= estimate["longest"] and estimate["network"] > 0 and estimate["links"] > 0
+    assert estimate["mfu"][0] == pytest.approx(estimate["needed"] / estimate["shortest"] / (8 * 989e12))
+    assert "device-hours" in done.stdout and "as a likeness" in done.stdout
+
+
+def test_what_does_not_fit_ends_with_the_way_out():
+    """All of a toy's state fits, and the reserve leaves it little more: a step in parts does with less."""
+    done = run("--topology=gpu:rtx4090:1x1", "--reserve=0.9653", *TINY, "--config.batch_size=64")
+    assert done.returncode == 3, done.stderr
+    assert "does not fit" in done.stdout and "with this it does: --config.accumulate=2\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--topology=v5x:2x2"], "no chip 'v5x'"),
+        (["--topology=cpu:8", "--config.mesh.data=3"], "does not fit 8 devices"),
+        (["--topology=cpu:8", "--program=evaluate"], "no plan for evaluate"),
+        (["--topology=cpu:8", "--config.model.image=features"], "which tower"),
+    ],
+)
+def test_mistakes_are_one_line(flags, said):
+    done = run(*flags)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def knobs():
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        import plan_knobs
+    finally:
+        sys.path.pop(0)
+    return plan_knobs
+
+
+def test_changes_that_are_tried_come_cheapest_first(load_config):
+    from lapa_jax.planning.memory import Memory
+
+    config = load_config("pretrain_vlm", "base", **{"batch_size": 8, "model.remat": "dots"})
+    small, large = (Memory(size, 0, 0, 0, 0) for size in (1.0, 100.0))
+    tried = list(knobs().candidates(config, small, 10.0))
+    assert tried[0] == {"model.remat": "full"} and tried[1] == {"model.remat": "full", "accumulate": 2}
+    assert tried[-1] == {"model.remat": "full", "optimizer.moments": "float8", "param_dtype": "bfloat16"}
+    assert all("accumulate" not in changes for changes in knobs().candidates(config, large, 10.0))
+    spread = load_config("pretrain_vlm", "base", **{"mesh.data": 4, "mesh.fsdp": 2})
+    assert next(knobs().candidates(spread, large, 10.0)) == {"mesh.data": 1, "mesh.fsdp": 8}
+
+
+def test_a_sweep_goes_on_and_names_what_it_lacks(tmp_path):
+    done = run(f"--workdir={tmp_path}", "--only=nothing", program="sweep_plans.py", config=None)
+    assert done.returncode == 2 and "vlm padded" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LIBTPU, reason="needs the compiler for TPUs: pip install libtpu")
+def test_for_tpus_memory_is_what_their_compiler_says(tmp_path):
+    """And what is too much is refused by the compiler itself."""
+    sizes = ("--config.model.size=200m", "--config.batch_size=64")
+    done = run("--topology=v5e:4x4", *sizes, JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    assert done.returncode == 0 and ": fits" in done.stdout, done.stderr
+    large = ("--config.model.size=7b", "--config.model.remat=none", "--config.batch_size=2048", "--noadvise")
+    done = run("--topology=v5e:2x2", *large, JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    assert done.returncode == 3 and "does not fit" in done.stdout, done.stderr
+
+
+def test_the_step_is_the_one_that_is_trained(load_config):
+    """Shapes of the batch are those of the loader: tests of programs hold the same names."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        import steps
+    finally:
+        sys.path.pop(0)
+    from lapa_jax import sharding
+
+    config = load_config("pretrain_vlm", "base", **{"data.packed": True, "data.row_length": 1536})
+    assert steps.filled("pretrain_vlm", config) > 0.8
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    made = steps.make("pretrain_vlm", config, mesh)
+    assert made.batch["tokens"].shape == (256, 1536) and made.batch["image"].shape[1:] == (5, 256)
