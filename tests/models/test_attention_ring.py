@@ -1,0 +1,97 @@
+"""Ring attention on fake devices: what plain attention computes, wherever the tokens of a row lie."""
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_attention import assert_close, outputs_and_gradients, packed, padded, qkv
+
+from lapa_jax import errors, sharding
+from lapa_jax.models import attention, attention_ring
+
+XLA, RING = (attention.IMPLEMENTATIONS[name] for name in ("xla", "ring"))
+segments_of = pytest.mark.parametrize("segments", [padded, packed], ids=["padded", "packed"])
+
+
+def on_mesh(axes, *args):
+    with jax.set_mesh(sharding.make_mesh(*axes, devices=jax.devices()[: int(np.prod(axes))])):
+        return outputs_and_gradients(RING, *args)
+
+
+@segments_of
+@pytest.mark.parametrize("axes", [(1, 1, 1, 2), (1, 1, 1, 4), (1, 1, 1, 8)])
+def test_ring_is_xla(segments, axes):
+    arrays, segments = qkv(48), segments(48)
+    assert_close(on_mesh(axes, arrays, segments, 0.2), outputs_and_gradients(XLA, arrays, segments, 0.2))
+
+
+@pytest.mark.parametrize("axes, kv_heads, rows", [
+    ((2, 1, 1, 4), 2, 4),
+    ((1, 2, 2, 2), 2, 4),
+    ((1, 1, 2, 4), 1, 4),  # tensor does not divide the heads of keys
+    ((2, 2, 1, 2), 4, 3),  # nor data*fsdp the rows
+])
+def test_ring_beside_other_axes_is_xla(axes, kv_heads, rows):
+    arrays = qkv(24, kv_heads=kv_heads, rows=rows)
+    segments = np.concatenate([packed(24), padded(24)])[:rows]
+    assert_close(on_mesh(axes, arrays, segments), outputs_and_gradients(XLA, arrays, segments))
+
+
+@pytest.mark.parametrize("block", [5, 8])
+def test_keys_are_looked_at_block_by_block(block, monkeypatch):
+    """Also where blocks do not divide them, and without a mesh."""
+    monkeypatch.setattr(attention_ring, "BLOCK", block)
+    arrays, segments = qkv(24), packed(24)
+    expected = outputs_and_gradients(XLA, arrays, segments)
+    assert_close(outputs_and_gradients(RING, arrays, segments), expected)
+    assert_close(on_mesh((1, 1, 1, 2), arrays, segments), expected)
+
+
+def test_ring_in_bfloat16_rounds_as_xla_does():
+    arrays, segments = qkv(32, dtype=jnp.bfloat16), packed(32)
+    exact = outputs_and_gradients(XLA, [x.astype(jnp.float32) for x in arrays], segments)
+    found = on_mesh((1, 1, 1, 4), arrays, segments)
+    assert [one.dtype for one in found] == [one.dtype for one in outputs_and_gradients(XLA, arrays, segments)]
+    assert_close(found, exact, 0.02)
+
+
+def test_padding_sees_nothing_and_gets_zeros():
+    arrays, segments = qkv(16), jnp.asarray(padded(16))
+    y = attention.IMPLEMENTATIONS["ring"].attend(*arrays, segments)
+    assert not np.any(np.asarray(y)[np.asarray(segments) == 0]) and np.all(np.any(y[0], axis=(1, 2)))
+
+
+def test_no_device_holds_a_matrix_of_all_pairs():
+    """Nor all keys: the largest array of a device's program has its own queries and a block of keys."""
+    length, devices = 512, 8
+    shape = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
+    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def f(q, k, v, segments):
+        return jnp.sum(RING.attend(q, k, v, segments, None))
+
+    with jax.set_mesh(sharding.make_mesh(1, 1, 1, devices)):
+        traced = jax.make_jaxpr(jax.grad(f, argnums=(0, 1, 2)))(shape, shape, shape, segments)
+    parts = list(bodies(traced.jaxpr, "shard_map"))
+    assert len(parts) == 2
+    sizes = [var.aval.size for body in parts for one in equations(body) for var in one.outvars]
+    assert max(sizes) == (length // devices) ** 2
+
+
+def equations(jaxpr):
+    for one in jaxpr.eqns:
+        yield one
+        for inner in jax.extend.core.jaxprs_in_params(one.params):
+            yield from equations(inner)
+
+
+def bodies(jaxpr, name):
+    for one in equations(jaxpr):
+        if one.primitive.name == name:
+            yield one.params["jaxpr"]
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(errors.UserError, match="rows of 12 tokens do not divide over mesh.sequence=8"):
+        on_mesh((1, 1, 1, 8), qkv(12), packed(12))
