@@ -77,13 +77,22 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     return constrain(x, ("data", "fsdp"))
 
 
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """[B, T, ...] with rows split as a batch, and the T tokens of each over `sequence` where it divides them."""
+    return constrain(x, ("data", "fsdp"), None if x.shape[1] % along("sequence") else "sequence")
+
+
 def constrain_heads(x: jax.Array, count: int) -> jax.Array:
     """float[B, T, count * D] with whole heads on each device, all where `tensor` does not divide their number.
 
     Weights may be split within a head; what is computed with them is put together before it becomes heads.
     """
-    tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-    return constrain(x, ("data", "fsdp"), None, None) if count % tensor else x
+    return constrain_tokens(x) if count % along("tensor") else x
+
+
+def along(axis: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 outside a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def path_name(path: Sequence[Any]) -> str:

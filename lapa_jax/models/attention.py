@@ -21,7 +21,7 @@ class Implementation(NamedTuple):
     attend: Callable[[jax.Array, jax.Array, jax.Array, Any, float | None], jax.Array]
 
 
-DEFAULT = "xla"
+DEFAULT, RING = "xla", "ring"
 
 IMPLEMENTATIONS = {
     "xla": Implementation(lambda seen: seen.mask, attention_plain.attend),
@@ -29,5 +29,5 @@ IMPLEMENTATIONS = {
     "splash": Implementation(lambda seen: seen.segments, attention_splash.attend),
     "ring": Implementation(lambda seen: seen.segments, attention_ring.attend),
 }
-"""For every device and dtype; for NVIDIA GPUs; for TPUs; for rows whose tokens are split over devices (the mesh axis
-`sequence`). What is cached is always looked at through "xla"."""
+"""For every device and dtype; for NVIDIA GPUs; for TPUs; for rows whose tokens are split over the mesh axis
+`sequence`. What is cached is always looked at through "xla"."""

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors
 from lapa_jax.models import attention_plain as plain
+from lapa_jax.sharding import along
 
 AXIS = "sequence"
 BLOCK = 512
@@ -33,21 +34,12 @@ def attend(
     Raises:
         UserError: `sequence` does not divide T.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    check_length(q.shape[1], 1 if mesh.empty else mesh.shape[AXIS])
-    return _attend(q, k, v, segments, q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def check_length(length: int, devices: int) -> None:
-    """
-    Raises:
-        UserError: tokens of a row cannot be shared out evenly.
-    """
-    if length % devices:
+    if q.shape[1] % (devices := along(AXIS)):
         raise errors.UserError(
-            f"rows of {length} tokens do not divide over mesh.sequence={devices}: set --config.mesh.sequence to a "
-            "divisor, or another length of rows"
+            f"rows of {q.shape[1]} tokens do not divide over mesh.sequence={devices}: "
+            "set --config.mesh.sequence to a divisor, or --config.data.row_length to a multiple"
         )
+    return _attend(q, k, v, segments, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -73,11 +65,10 @@ _attend.defvjp(_forward, _backward)
 
 def _specs(q: jax.Array, k: jax.Array) -> dict[str, P] | None:
     """Of queries, keys, segments and totals; None without a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return None
-    rows = ("data", "fsdp") if q.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
-    heads = "tensor" if q.shape[2] % mesh.shape["tensor"] == 0 == k.shape[2] % mesh.shape["tensor"] else None
+    rows = ("data", "fsdp") if q.shape[0] % (along("data") * along("fsdp")) == 0 else None
+    heads = "tensor" if q.shape[2] % along("tensor") == 0 == k.shape[2] % along("tensor") else None
     tokens = P(rows, AXIS, heads, None)
     return dict(q=tokens, k=tokens, s=P(rows, AXIS), t=P(rows, heads, AXIS, None))
 
@@ -86,7 +77,7 @@ def _on_devices(run: Callable, specs: dict[str, P] | None, given: str, made: str
     """`run` for each device's part; its arguments and results by their letters in `specs`."""
     if specs is None:
         return functools.partial(run, count=1)
-    run = functools.partial(run, count=jax.sharding.get_abstract_mesh().shape[AXIS])
+    run = functools.partial(run, count=along(AXIS))
     ins, outs = (tuple(specs[letter] for letter in letters) for letters in (given, made))
     return jax.shard_map(run, in_specs=ins, out_specs=outs, check_vma=False)
 

@@ -1,14 +1,27 @@
 """Ring attention on fake devices: what plain attention computes, wherever the tokens of a row lie."""
 
+import functools
+
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import assert_close, outputs_and_gradients, packed, padded, qkv
+from test_attention import (
+    a_batch,
+    assert_close,
+    loss_fn,
+    outputs_and_gradients,
+    packed,
+    padded,
+    qkv,
+    text_model,
+    weights,
+)
 
-from lapa_jax import errors, sharding
+from lapa_jax import errors, generate, sharding, vocab
 from lapa_jax.models import attention, attention_ring
+from lapa_jax.models.token_stream import Tokens
 
 XLA, RING = (attention.IMPLEMENTATIONS[name] for name in ("xla", "ring"))
 segments_of = pytest.mark.parametrize("segments", [padded, packed], ids=["padded", "packed"])
@@ -95,3 +108,60 @@ def bodies(jaxpr, name):
 def test_rows_that_do_not_divide_are_refused():
     with pytest.raises(errors.UserError, match="rows of 12 tokens do not divide over mesh.sequence=8"):
         on_mesh((1, 1, 1, 8), qkv(12), packed(12))
+
+
+MESH = (1, 2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return weights()
+
+
+def trunk_loss_and_gradients(params, axes=(1, 1, 1, 1), **options):
+    model, tokens = text_model(**options), a_batch()
+    mesh = sharding.make_mesh(*axes, devices=jax.devices()[: int(np.prod(axes))])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.tree_shardings(mesh, params))
+        return jax.jit(jax.value_and_grad(functools.partial(loss_fn, model, tokens)))(placed)
+
+
+@pytest.mark.parametrize("options", [
+    dict(), dict(remat="full"), dict(remat="attention"), dict(attention="xla"),
+    dict(local_layers=(True, False), local_window=3),
+], ids=str)
+def test_a_trunk_over_a_sequence_has_the_loss_and_gradients_of_one_device(params, options):
+    """Through the ring by default; whole rows where that cannot be."""
+    expected = trunk_loss_and_gradients(params, **options | dict(remat="none"))
+    assert_close(trunk_loss_and_gradients(params, MESH, **options), expected)
+
+
+@pytest.mark.parametrize("options, round", [
+    (dict(), True), (dict(attention="ring"), True), (dict(attention="xla"), False),
+    (dict(local_layers=(True, False), local_window=3), False),
+], ids=str)
+def test_which_attention_goes_round(params, options, round):
+    with jax.set_mesh(sharding.make_mesh(*MESH)):
+        loss = functools.partial(loss_fn, text_model(**options), a_batch())
+        traced = jax.make_jaxpr(jax.grad(loss))(params)
+    assert any(one.primitive.name == "ppermute" for one in equations(traced.jaxpr)) == round
+
+
+def test_generation_on_a_mesh_looks_at_whole_rows(params):
+    prompt = Tokens.of(a_batch(11).ids, vocab.TEXT, jnp.asarray(padded(11)))  # 11 does not divide either
+    run = jax.jit(functools.partial(generate.generate, text_model(), name="text", count=4))
+    expected = run({"params": params}, prompt)
+    with jax.set_mesh(sharding.make_mesh(*MESH)):
+        found = run({"params": params}, prompt)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("options, named", [
+    (dict(attention="splash"), "'splash' does not split rows over mesh.sequence=2"),
+    (dict(attention="cudnn"), "'cudnn' does not split rows over mesh.sequence=2"),
+    (dict(attention="ring", local_layers=(True, False), local_window=3), "'ring' has no local_layers"),
+])
+def test_what_does_not_split_rows_is_named(params, options, named):
+    with pytest.raises(errors.UserError, match=named):
+        trunk_loss_and_gradients(params, MESH, **options)
