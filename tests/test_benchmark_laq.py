@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from benchmark_runs import ROOT, TORCH
-from flops import products
 
 from lapa_jax.models import laq
+from lapa_jax.planning import work
 
 run = functools.partial(benchmark_runs.run, "laq", "--batch=4")
 
@@ -65,8 +65,8 @@ def test_the_flops_we_divide_by_are_those_of_the_matrix_products(size):
         out = model.apply({"params": params, **others}, frame, target, train=True, rngs=rngs)
         return jnp.mean(jnp.square(out.reconstruction - target))
 
-    counted = products(jax.make_jaxpr(ours.make_label(model))(variables, frames, frames).jaxpr)
+    counted = work.of(ours.make_label(model), variables, frames, frames).total
     assert counted == pytest.approx(sizes.label_flops(size), rel=0.05)
     others = dict(variables)
-    trained = jax.make_jaxpr(jax.grad(loss))(others.pop("params"), others, frames, frames)
-    assert products(trained.jaxpr) == pytest.approx(sizes.train_flops(size), rel=0.07)  # small parts of the toy
+    trained = work.of(jax.grad(loss), others.pop("params"), others, frames, frames)
+    assert trained.total == pytest.approx(sizes.train_flops(size), rel=0.07)  # small parts of the toy

@@ -51,6 +51,7 @@ def ours(name: str, file: str) -> bool:
         "lapa_jax/adamw.py": ("moments", "rounding", "sharding", "stacks"),
         "lapa_jax/optimizers.py": ("adamw", "errors", "moments", "selection"),
         "lapa_jax/accumulation.py": ("errors", "sharding"),
+        "lapa_jax/planning/": ("errors", "models", "planning"),
         "lapa_jax/training.py": (
             "accumulation", "adamw", "averages", "errors", "optimizers", "selection", "sharding",
         ),

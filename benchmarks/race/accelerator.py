@@ -8,17 +8,7 @@ from typing import Any
 
 import jax
 
-PEAK_TFLOPS = {
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "H200": 989.0,
-    "A100": 312.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-}
-"""Part of `device_kind` -> dense bfloat16 TFLOP/s, from the makers' data sheets; the first that fits counts."""
+from lapa_jax.planning import chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +47,8 @@ def peak_tflops(kind: str, given: float | None = None) -> float | None:
     """Of a `device_kind`, unless one is given."""
     if given is not None:
         return given
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in kind), None)
+    chip = chips.of(kind)
+    return None if chip is None else chip.bfloat16 / 1e12
 
 
 def known(peak: float | None) -> str:

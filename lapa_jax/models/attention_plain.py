@@ -13,6 +13,9 @@ import jax.numpy as jnp
 _UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Logit of what may not be seen. Finite, so that nothing becomes NaN; who sees nothing gets zeros."""
 
+PAIRS, AGAIN = "pairs_of_tokens", "computed_again"
+"""Scopes of products over all pairs of tokens, and of those that the backward pass repeats, for `planning.work`."""
+
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float | None = None) -> jax.Array:
     """See `attention.Implementation`; `mask` is bool[B, 1, T, S], for k and v of S tokens."""
@@ -24,6 +27,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: fl
     return _forward(q, k, v, mask, scale)[0]
 
 
+@jax.named_scope(PAIRS)
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> Any:
     rows = _by_head(q, k.shape[2])
     logits = _logits(rows, k, mask, scale)
@@ -35,10 +39,12 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: f
     return out, (q, k, v, mask, out, highest, total)
 
 
+@jax.named_scope(PAIRS)
 def _backward(scale: float, kept: Any, grad: jax.Array) -> tuple[jax.Array, ...]:
     q, k, v, mask, out, highest, total = kept
     rows, grads = _by_head(q, k.shape[2]), _by_head(grad, k.shape[2])
-    weights = jnp.exp(_logits(rows, k, mask, scale) - highest) / total
+    with jax.named_scope(AGAIN):
+        weights = jnp.exp(_logits(rows, k, mask, scale) - highest) / total
     of_weights = _product("bkrd,bskd->bkrs", grads, v)
     products = grad.astype(jnp.float32) * out.astype(jnp.float32)
     mean = _by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])

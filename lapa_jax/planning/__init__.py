@@ -1,0 +1,1 @@
+"""What a training step will take of a machine that need not be there: operations, memory, transfers, time."""
