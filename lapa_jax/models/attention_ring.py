@@ -47,6 +47,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, scale
     return _forward(q, k, v, segments, scale)[0]
 
 
+@jax.named_scope(plain.PAIRS)
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, scale: float) -> Any:
     run, specs = functools.partial(_look, scale=scale), _specs(q, k)
     out, total = _on_devices(run, specs, "qkks", "qt")(q, k, v, segments)
@@ -54,6 +55,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, scal
     return out, (q, k, v, segments, out, total)
 
 
+@jax.named_scope(plain.PAIRS)
 def _backward(scale: float, kept: Any, grad: jax.Array) -> tuple[jax.Array | None, ...]:
     q, k = kept[:2]
     run = functools.partial(_look_back, scale=scale)
@@ -86,23 +88,23 @@ def _look(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, scale: float, count: int
 ) -> tuple[jax.Array, jax.Array]:
     """What a device's queries see, and float32[B, K, G * T, 1]: the logarithm of what their weights sum to."""
-    rows = plain._by_head(q, k.shape[2])
+    rows = plain.by_head(q, k.shape[2])
     column = jnp.zeros((*rows.shape[:3], 1), jnp.float32)
-    state = (jnp.zeros(rows.shape, jnp.float32), column + plain._UNSEEN, column)
+    state = (jnp.zeros(rows.shape, jnp.float32), column + plain.UNSEEN, column)
 
     def add(state: Any, block: Any, back: Any) -> Any:
         k, v, *_ = block
         seen, highest, total = state
-        logits = plain._logits(rows, k, _mask(segments, block, back), scale)
+        logits = plain.logits(rows, k, _mask(segments, block, back), scale)
         top = jnp.maximum(highest, jnp.max(logits, axis=-1, keepdims=True))
         weights, fade = jnp.exp(logits - top), jnp.exp(highest - top)
-        more = plain._product("bkrs,bskd->bkrd", weights.astype(v.dtype), v)
+        more = plain.product("bkrs,bskd->bkrd", weights.astype(v.dtype), v)
         total = total * fade + jnp.sum(weights, axis=-1, keepdims=True)
         return (seen * fade + more, top, total), ()
 
     (seen, highest, total), _ = _round(add, state, (k, v, segments), (), count)
-    total = jnp.where(highest > plain._UNSEEN, total, jnp.inf)
-    return plain._by_token((seen / total).astype(q.dtype), q.shape), highest + jnp.log(total)
+    total = jnp.where(highest > plain.UNSEEN, total, jnp.inf)
+    return plain.by_token((seen / total).astype(q.dtype), q.shape), highest + jnp.log(total)
 
 
 def _look_back(
@@ -118,22 +120,23 @@ def _look_back(
     count: int,
 ) -> tuple[jax.Array, ...]:
     """Gradients of a device's queries, keys and values."""
-    rows, grads = plain._by_head(q, k.shape[2]), plain._by_head(grad, k.shape[2])
+    rows, grads = plain.by_head(q, k.shape[2]), plain.by_head(grad, k.shape[2])
     products = grad.astype(jnp.float32) * out.astype(jnp.float32)
-    mean = plain._by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
+    mean = plain.by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
 
     def add(of_q: jax.Array, block: Any, back: Any) -> Any:
         k, v, *_ = block
-        weights = jnp.exp(plain._logits(rows, k, _mask(segments, block, back), scale) - total)
-        of_weights = plain._product("bkrd,bskd->bkrs", grads, v)
+        with jax.named_scope(plain.AGAIN):
+            weights = jnp.exp(plain.logits(rows, k, _mask(segments, block, back), scale) - total)
+        of_weights = plain.product("bkrd,bskd->bkrs", grads, v)
         of_logits = (weights * (of_weights - mean) * scale).astype(q.dtype)
-        of_k = plain._product("bkrs,bkrd->bskd", of_logits, rows)
-        of_v = plain._product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
-        return of_q + plain._product("bkrs,bskd->bkrd", of_logits, k), (of_k, of_v)
+        of_k = plain.product("bkrs,bkrd->bskd", of_logits, rows)
+        of_v = plain.product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
+        return of_q + plain.product("bkrs,bskd->bkrd", of_logits, k), (of_k, of_v)
 
     luggage = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
     of_q, (of_k, of_v) = _round(add, jnp.zeros(rows.shape, jnp.float32), (k, v, segments), luggage, count)
-    return plain._by_token(of_q, q.shape).astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype)
+    return plain.by_token(of_q, q.shape).astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype)
 
 
 def _round(add: Callable, state: Any, visitor: Any, luggage: Any, count: int) -> tuple[Any, Any]:
