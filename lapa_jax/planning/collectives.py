@@ -111,11 +111,22 @@ def _groups(text: str) -> np.ndarray:
         shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
         numbers = np.arange(math.prod(dims)).reshape(dims)
         return (numbers.transpose(order) if order else numbers).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*\))? ?\{([^}]*)\}", text):
-        return _mesh_groups(found[1], found[2])
+    mesh = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(((?:[^()]|\([^()]*\))*)\))? ?\{([^}]*)\}"
+    if found := re.search(mesh, text):
+        groups = _mesh_groups(found[1], found[3])
+        return _device_ids(found[2])[groups] if found[2] else groups
     if "replica_groups" in text:
         raise errors.UserError(f"replica groups are written in a way that is not known: {text[:200]}")
     return np.zeros((1, 1), int)
+
+
+def _device_ids(text: str) -> np.ndarray:
+    """int[N] of `0,2,1,3`, or of `[2,4]T(1,0)`: counted in that shape, its axes in another order."""
+    found = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if not found:
+        return np.array([int(n) for n in text.split(",")])
+    shape, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
+    return np.arange(math.prod(shape)).reshape(shape).transpose(order).ravel()
 
 
 def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
