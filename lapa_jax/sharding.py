@@ -134,6 +134,15 @@ def tree_shardings(mesh: Mesh, abstract: Any) -> Any:
     )
 
 
+def constrain_tree(tree: Any) -> Any:
+    """A tree with each leaf where RULES put it; does nothing outside a mesh. For what a program gives back: XLA
+    otherwise chooses, and the next call compiles again for its choice."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: constrain(leaf, *spec_for(path_name(path), leaf.shape, sizes)) if sizes else leaf, tree
+    )
+
+
 def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Arrays over the whole mesh from this process's rows of a batch.
 
