@@ -34,7 +34,7 @@ def tell(one: replays.Replay) -> dict[str, Any]:
 
 def main(_: Any) -> int:
     config, data = CONFIG.value, CONFIG.value.data
-    launch.start(config)
+    launch.start(config, share="nothing")
     stored = recordings.Recordings.open(data.directory, data.split, data.cache)
     chosen = list(stored.spread(config.episodes))
     with replays.Stage(world_of(config, stored.image_size)) as stage:

@@ -54,7 +54,7 @@ def main(_: Any) -> int:
     config = CONFIG.value
     if config.policy is None or config.server is None:
         raise errors.UserError("which policy, which server? give --config.policy=FOLDER and --config.server=ws://...")
-    launch.start(config)
+    launch.start(config, share="nothing")
     name, error = reference(config.policy)
     few, stats = training_data(config)
     with policies.opened(config.policy) as local, policies.opened(config.server) as served:

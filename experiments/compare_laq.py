@@ -132,7 +132,7 @@ def write_table(root: pathlib.Path) -> None:
 
 def main(_: Any) -> None:
     config, root = train_laq.CONFIG.value, pathlib.Path(train_laq.WORKDIR.value)
-    mesh = launch.start(config)
+    mesh = launch.start(config, share="nothing")
     video = train_laq.open_video(config.data)
     for name, seed, folder in runs(root):
         if (folder / "cell.json").exists():

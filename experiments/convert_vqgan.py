@@ -53,7 +53,7 @@ def export_run(run: str, out: str) -> None:
 def main(_: Any) -> None:
     conversion.check_way(OFFICIAL.value, WORKDIR.value, RUN.value, OUT.value)
     config = CONFIG.value
-    launch.start(config)
+    launch.start(config, share="nothing")
     if RUN.value:
         export_run(RUN.value, OUT.value)
         print(f"[convert] wrote {OUT.value}", flush=True)

@@ -13,21 +13,19 @@ import jax
 import launch
 import numpy as np
 
-from lapa_jax import checkpoints, errors, sharding
+from lapa_jax import checkpoints, errors, hosts, sharding
 from lapa_jax.data import encoded
 
 CONFIG, WORKDIR = launch.define("encode_frames")
 
 
 def report(member: filling.Member, progress: filling.Progress) -> None:
-    """How much there is, on the console and in summary.json; nothing while other processes encode."""
-    if not encoded.finished(member.folder):
-        print(f"[encode] {member}: done here, other processes are not", flush=True)
-        return
+    """How much there is, on the console and in summary.json, once all processes have encoded."""
+    hosts.wait("encoded")
     found = encoded.open_encoded(member.folder, member.video)
     frames, size = member.video.num_frames, math.prod(found.shape) * found.dtype.itemsize
     kind = f"{found.dtype.name}{list(found.shape)}"
-    print(f"[encode] {member}: {frames} frames of {kind}, {progress.format_sizeof(frames * size, 'B')}", flush=True)
+    filling.say(f"[encode] {member}: {frames} frames of {kind}, {progress.format_sizeof(frames * size, 'B')}")
     summary = {"frames": frames, "shape": found.shape, "dtype": found.dtype.name, "bytes_per_frame": size}
     progress.summarise("encode", member.folder, summary)
 
@@ -36,7 +34,7 @@ def main(_: Any) -> None:
     config = CONFIG.value
     if config.encoder is None:
         raise errors.UserError("which encoder? give --config.encoder=PATH of a train_tokenizer run or of a tower")
-    launch.start(config)
+    launch.start(config, share="files")
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process encodes shards of its own
     members = list(filling.members(config.data, config.splits, WORKDIR.value))  # 2 the data
     with jax.set_mesh(mesh):

@@ -132,7 +132,7 @@ def main(_: Any) -> None:
     strange = [name for name in config.bounds if name not in drivers.DRIVERS or name in places]
     if strange:
         raise errors.UserError(f"bounds={strange[0]!r}: choose among {', '.join(drivers.DRIVERS)}, each name once")
-    launch.start(config)
+    launch.start(config, share="nothing")
     chunking.make(config.execute, config.ensemble)
     pools.check(config.batch_size, config.num_processes, config.timeout)
     sources = {name: policies.origin(where) for name, where in places.items()} | {b: b for b in config.bounds}

@@ -48,7 +48,7 @@ def main(_: Any) -> None:
         raise errors.UserError("which LAQ? give --config.laq=FOLDER of a train_laq run")
     if config.pairs < FEWEST:
         raise errors.UserError(f"pairs={config.pairs} tell nothing; give {FEWEST} or more")
-    launch.start(config)
+    launch.start(config, share="nothing")
     mesh = sharding.make_mesh(devices=jax.local_devices())
     with jax.set_mesh(mesh):
         model, state, run = trained.load_laq(config.laq, mesh)  # 1 the quantizer, from its own checkpoint

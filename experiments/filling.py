@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from lapa_jax import metrics
+from lapa_jax import hosts, metrics
 from lapa_jax.data import episodes, shards, sources
 
 
@@ -35,6 +35,12 @@ def members(data: Mapping[str, Any], splits: Sequence[str], root: str) -> Iterat
             yield Member(split, i, video, shards.folder(root, split, mixture, i))
 
 
+def say(text: str) -> None:
+    """A line on the console, of process 0."""
+    if not hosts.number():
+        print(text, flush=True)
+
+
 class Progress(tqdm.tqdm):
     """A bar over all that is to be made of a member; its rate is that of what is made now."""
 
@@ -52,5 +58,6 @@ class Progress(tqdm.tqdm):
         speed = {}
         if self.made:
             speed[f"{self.unit}s_per_second"] = rate = self.made / (time.perf_counter() - self.began)
-            print(f"[{program}] {self.made} {self.unit}s now, {rate:.1f} {self.unit}s/s", flush=True)
+            who = f" by process {hosts.number()}" if hosts.several() else ""
+            print(f"[{program}] {self.made} {self.unit}s now{who}, {rate:.1f} {self.unit}s/s", flush=True)
         metrics.summarise(folder, {**summary, **speed})

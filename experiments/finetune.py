@@ -9,8 +9,9 @@ from typing import Any
 import action_parts
 import jax
 import launch
+import measuring
 
-from lapa_jax import checkpoints, errors, metrics, optimizers, policy, trained, training
+from lapa_jax import checkpoints, errors, hosts, metrics, optimizers, policy, trained, training
 from lapa_jax.actions import task as task_lib
 from lapa_jax.data import encoded, loader, sources
 from lapa_jax.evaluation import action_quality
@@ -36,17 +37,23 @@ def main(_: Any) -> None:
     planner = trained.describe_planner(config.vlm)
     data = config.data
     encoded.check_decoded(planner.resize, data.decode_once)
-    robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
-    few, others = robot.divided(data.episodes)
-    task = action_parts.prepare(config, planner, few)  # 3 model
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        robot = sources.open_episodes(data.directory, data.split, "robot", data)  # 2 data
+        few, others = robot.divided(data.episodes)
+        task = action_parts.prepare(config, planner, few)  # 3 model
     seen = few.decoded(planner.image_size, task.cameras[1:]) if data.decode_once else few
-    batches = loader.action_stream(
+    examples = loader.action_stream(
         seen, task.layout, task.statistics, task.horizon, config.batch_size, config.seed, planner.image_size,
-        resize=planner.resize, beside=task.beside, **sources.reading(data), **launch.shares(),
+        resize=planner.resize, beside=task.beside, **sources.reading(data), **launch.shares(mesh),
     )
+    batches = measuring.source(config, examples)
 
     tx, schedule = optimizers.make(config.num_steps, **action_parts.optimizer(config))  # 4 optimizer
-    loss_fn = make_loss(task)  # 5 the experiment itself
+
+    def make_step(task: task_lib.ActionTask) -> Any:  # 5 the experiment itself
+        return training.make_train_step(make_loss(task), tx, config.seed, accumulate=config.accumulate)
+
+    speed = measuring.speedometer(config, WORKDIR.value, mesh, lambda: make_step(measuring.plain_vlm(task)))
     init = training.make_init(task.init_fn(), tx, config.param_dtype, config.frozen_dtype)
 
     def first() -> training.TrainState:
@@ -57,10 +64,10 @@ def main(_: Any) -> None:
     saved = checkpoints.Checkpoints(WORKDIR.value, config.to_dict(), task.to_json(), **config.checkpoint)
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained
-        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "scratch" if config.scratch else "finetune")
         state = training.fit(  # 7 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, make_step(task), batches, saved, writer, mesh, config.num_steps, config.log_every,
+            schedule, speed,
         )
         state = state.for_evaluation()  # 8 held-out error
         error = action_quality.evaluate(task, state, others)

@@ -14,7 +14,7 @@ import jax
 import launch
 import numpy as np
 
-from lapa_jax import checkpoints, errors, sharding
+from lapa_jax import checkpoints, errors, hosts, sharding
 from lapa_jax import trained as trained_lib
 from lapa_jax.data import labelled, latents
 from lapa_jax.data.stored import storage
@@ -48,15 +48,13 @@ def in_dtype(model: laq.LatentActionQuantizer, dtype: str | None) -> laq.LatentA
     return model.clone(backbone_args={**model.backbone_args, "dtype": dtype})
 
 
-def report(member: filling.Member, progress: filling.Progress) -> latents.Latents | None:
-    """How often each code is used, on the console and in summary.json; None while other processes label."""
-    if not latents.finished(member.folder):
-        print(f"[label] {member}: done here, other processes are not", flush=True)
-        return None
+def report(member: filling.Member, progress: filling.Progress) -> latents.Latents:
+    """How often each code is used, on the console and in summary.json, once all processes have labelled."""
+    hosts.wait("labelled")
     labels = latents.open_latents(member.folder, member.video)
     codes = np.concatenate([labels.codes(e) for e in range(len(labels))])
     usage = np.bincount(codes.reshape(-1), minlength=labels.num_codes) / max(codes.size, 1)
-    print(f"[label] {member}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}", flush=True)
+    filling.say(f"[label] {member}: {len(codes)} pairs, usage {np.round(usage, 3).tolist()}")
     progress.summarise("label", member.folder, {"pairs": len(codes), "usage": usage})
     return labels
 
@@ -65,7 +63,7 @@ def main(_: Any) -> None:
     config = CONFIG.value
     if config.laq is None:
         raise errors.UserError("which LAQ? give --config.laq=FOLDER of a train_laq run")
-    launch.start(config)
+    launch.start(config, share="files")
     mesh = sharding.make_mesh(devices=jax.local_devices())  # 1 each process labels shards of its own
     with jax.set_mesh(mesh):
         model, state, trained = trained_lib.load_laq(config.laq, mesh)  # 2 the quantizer, from its own checkpoint
@@ -90,9 +88,8 @@ def main(_: Any) -> None:
             labelled_splits[member.number][member.split] = video, report(member, progress)
         if config.write_rlds:  # 4 the trajectories themselves, for other readers
             for i, splits in labelled_splits.items():
-                if all(labels is not None for _, labels in splits.values()):
-                    out = labelled.write(pathlib.Path(WORKDIR.value) / "rlds" / str(i), splits)
-                    print(f"[label] RLDS with latent actions: {out}", flush=True)
+                out = labelled.write(pathlib.Path(WORKDIR.value) / "rlds" / str(i), splits, **launch.shares())
+                filling.say(f"[label] RLDS with latent actions: {out}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import launch
+import measuring
 import numpy as np
 import vlm_parts
 
-from lapa_jax import checkpoints, latent_task, metrics, optimizers, training, vocab
+from lapa_jax import checkpoints, hosts, latent_task, metrics, optimizers, sharding, training, vocab
 from lapa_jax.data import latent_examples, sources
 from lapa_jax.evaluation import vlm_quality
 
@@ -32,13 +33,16 @@ def make_loss(task: latent_task.LatentTask) -> training.LossFn:
     return loss_fn
 
 
-def majority_codes(parts: vlm_parts.Parts, state: training.TrainState, batches: Any) -> np.ndarray:
+def majority_codes(
+    parts: vlm_parts.Parts, state: training.TrainState, mesh: jax.sharding.Mesh, batches: Any
+) -> np.ndarray:
     """int[N], the commonest code at each position: of all labels, or of 20 batches where they are made late."""
     if not isinstance(parts.labels, latent_examples.Follow):
         return vlm_quality.majority_codes(parts.labels)
     length, completed = parts.planner.layout.code_length, jax.jit(parts.task.completed)
-    found = [completed(state.variables, batch).targets for batch in itertools.islice(batches, 20)]
-    codes = [np.asarray(t.ids)[np.asarray((t.kinds == vocab.LATENT) & t.real)] for t in found]
+    placed = (sharding.global_batch(mesh, batch) for batch in itertools.islice(batches, 20))
+    found = [sharding.fetched(completed(state.variables, batch).targets) for batch in placed]
+    codes = [t.ids[(t.kinds == vocab.LATENT) & t.real] for t in found]
     return vlm_quality.commonest(np.concatenate(codes).reshape(-1, length))
 
 
@@ -47,11 +51,16 @@ def main(_: Any) -> None:
     mesh = launch.start(config)  # 1 devices
     data = config.data
 
-    video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))
     parts = vlm_parts.prepare(config, video, mesh)  # 2 data
-    batches = vlm_parts.stream(config, video, parts, **launch.shares())
+    batches = measuring.source(config, vlm_parts.stream(config, video, parts, **launch.shares(mesh)))
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 3 optimizer
-    loss_fn = make_loss(parts.task)  # 4 the experiment itself
+
+    def make_step(task: latent_task.LatentTask) -> Any:  # 4 the experiment itself
+        return training.make_train_step(make_loss(task), tx, config.seed, accumulate=config.accumulate)
+
+    speed = measuring.speedometer(config, WORKDIR.value, mesh, lambda: make_step(measuring.plain_vlm(parts.task)))
     init = training.make_init(parts.init_fn(), tx, config.param_dtype, config.frozen_dtype)
     abstract = training.abstract_state(init, mesh)  # 5 weights, born sharded
     assets = {**parts.planner.to_json(), "latents": parts.origin}
@@ -63,14 +72,14 @@ def main(_: Any) -> None:
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 6 resume > pretrained > scratch
-        step = training.make_train_step(loss_fn, tx, config.seed, accumulate=config.accumulate)
         writer = metrics.Writer(WORKDIR.value, "vlm")
+        step = make_step(parts.task)
         state = training.fit(  # 7 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule, speed
         )
         state = state.for_evaluation()  # 8 held-out accuracy
         task, streams = vlm_parts.held_out(config, held, parts)
-        majority = majority_codes(parts, state, batches)
+        majority = majority_codes(parts, state, mesh, batches)
         summary = vlm_quality.evaluate(
             task, state, mesh, streams, majority, config.evaluation.steps, config.batch_size
         )

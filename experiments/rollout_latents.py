@@ -76,7 +76,7 @@ def main(_: Any) -> None:
     for key, what in (("vlm", "pretrain_vlm"), ("laq", "train_laq")):
         if config[key] is None:
             raise errors.UserError(f"which {key.upper()}? give --config.{key}=FOLDER of a {what} run")
-    launch.start(config)
+    launch.start(config, share="nothing")
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     with jax.set_mesh(mesh):
         planner, state = trained.load_planner(config.vlm, mesh)  # 1 who picks codes, and who paints

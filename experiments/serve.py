@@ -53,7 +53,7 @@ def main(_: Any) -> None:
     hosts = (*LOCAL, config.host, *config.hosts) if alone else None
     limits = options.Options(token=token, hosts=hosts, names=names, **config.limits)
     listening = server.bind(config.host, config.port)
-    launch.start(config)
+    launch.start(config, share="nothing")
     more = functools.partial(page_parts.routes, config.page) if config.page.show else ()
     served = app.make(Policy.from_checkpoint(config.policy), limits, more)
     if token is None and not only_this_machine(config.host):

@@ -10,8 +10,9 @@ import codes_parts
 import jax
 import laq_parts
 import launch
+import measuring
 
-from lapa_jax import checkpoints, collapse, losses, metrics, optimizers, training
+from lapa_jax import checkpoints, collapse, hosts, losses, metrics, optimizers, training
 from lapa_jax.data import episodes, sources
 from lapa_jax.evaluation import laq_quality
 from lapa_jax.models import laq
@@ -57,7 +58,9 @@ WATCH = {"codebook_grad_norm": r"quantize(_scene)?/codebook$"}
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
-    train(config, WORKDIR.value, mesh, open_video(config.data))
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        video = open_video(config.data)
+    train(config, WORKDIR.value, mesh, video)
 
 
 def open_video(data: Any) -> episodes.Mixture:
@@ -71,11 +74,17 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
     data = config.data
     robot = sources.open_mixture(data, data.val_split, "robot")  # 2 data: for probes, at the end
     parts = laq_parts.prepare(config, video)  # words, tower, earlier phase; completes config.model
-    batches = laq_parts.batches(config, video, parts, **launch.shares())
+    batches = measuring.source(config, laq_parts.batches(config, video, parts, **launch.shares(mesh)))
 
     model = laq.LatentActionQuantizer(**config.model)  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
-    loss_fn = make_loss(model, **config.loss, labels=config.labels.weight)  # 5 the experiment itself
+
+    def make_step(model: laq.LatentActionQuantizer) -> Any:  # 5 the experiment itself
+        loss_fn = make_loss(model, **config.loss, labels=config.labels.weight)
+        maintain = codes_parts.make_maintain(model, config.accumulate)
+        return training.make_train_step(loss_fn, tx, config.seed, maintain, WATCH, config.accumulate)
+
+    speed = measuring.speedometer(config, workdir, mesh, lambda: make_step(measuring.plain_laq(model)))
     init_fn = laq.init_fn(model, data.image_size, data.text_length)
     init = training.make_init(init_fn, tx, config.param_dtype, config.frozen_dtype)
 
@@ -88,12 +97,11 @@ def train(config: Any, workdir: str, mesh: jax.sharding.Mesh, video: episodes.Mi
 
     with jax.set_mesh(mesh), saved:
         state = saved.restore_or(abstract, first, batches)  # 7 resume > tower, earlier phase > scratch
-        maintain = codes_parts.make_maintain(model, config.accumulate)
-        step = training.make_train_step(loss_fn, tx, config.seed, maintain, WATCH, config.accumulate)
         limits = collapse.Limits(**config.alarm)
         writer = collapse.Watched(metrics.Writer(workdir, "laq"), workdir, model.num_codes, limits)
         state = training.fit(  # 8 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, make_step(model), batches, saved, writer, mesh, config.num_steps, config.log_every,
+            schedule, speed,
         )
         state = state.for_evaluation()  # 9 held-out
         quality = laq_quality.evaluate(model, state, robot, data, config.evaluation.pairs)

@@ -12,8 +12,9 @@ import codes_parts
 import jax
 import jax.numpy as jnp
 import launch
+import measuring
 
-from lapa_jax import checkpoints, errors, metrics, optimizers, training
+from lapa_jax import checkpoints, errors, hosts, metrics, optimizers, training
 from lapa_jax.convert import towers
 from lapa_jax.data import episodes, loader, sources
 from lapa_jax.evaluation import tokenizer_quality
@@ -81,8 +82,9 @@ def make_init_fn(model: vqgan.VQGAN, image_size: int, tower: Mapping[str, Any] |
 def main(_: Any) -> None:
     config = CONFIG.value
     mesh = launch.start(config)  # 1 devices
-    data = config.data
-    video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))  # 2
+    data = config.data  # 2
+    with hosts.main_first("data"):  # what it indexes and decodes the others find
+        video, held = (sources.open_mixture(data, split, "video") for split in (data.train_split, data.val_split))
     train(config, WORKDIR.value, mesh, video.decoded(data.image_size) if data.decode_once else video, held)
 
 
@@ -91,8 +93,9 @@ def train(
 ) -> None:
     """One run, from the data to its summary; goes on where a killed one stopped."""
     data, (tower, weights) = config.data, load_tower(config)
-    reading = sources.reading(data) | launch.shares()
-    batches = loader.frames(video, config.batch_size, config.seed, data.image_size, **reading)
+    reading = sources.reading(data) | launch.shares(mesh)
+    frames = loader.frames(video, config.batch_size, config.seed, data.image_size, **reading)
+    batches = measuring.source(config, frames)
 
     model = vqgan.from_config(config.model.to_dict())  # 3 model: a value, no weights yet
     tx, schedule = optimizers.make(config.num_steps, **config.optimizer)  # 4 optimizer
@@ -110,8 +113,9 @@ def train(
         maintain = codes_parts.make_maintain(model, config.accumulate)
         step = training.make_train_step(loss_fn, tx, config.seed, maintain, accumulate=config.accumulate)
         writer = metrics.Writer(workdir, "tokenizer")
+        speed = measuring.speedometer(config, workdir, mesh, lambda: step)  # there is no remat
         state = training.fit(  # 8 the loop, shared by all stages
-            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule
+            state, step, batches, saved, writer, mesh, config.num_steps, config.log_every, schedule, speed
         )
         state = state.for_evaluation()  # 9 held-out
         quality = tokenizer_quality.evaluate(model, state, held, data.image_size, config.evaluation.frames)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lapa_jax import errors, selection, sharding
+from lapa_jax import endings, errors, hosts, selection, sharding
 from lapa_jax.training import TrainState
 
 FREE = (
     "num_steps", "log_every", "checkpoint", "mesh", "distributed",
     "data.cache", "data.num_threads", "data.num_workers", "num_threads", "alarm",
+    "profile",
 )
 """Config keys that may change when a run is resumed."""
 
@@ -35,9 +37,12 @@ class Checkpoints:
         assets: JSON-able dict saved with each checkpoint.
         every: save every so many steps (the last step is always saved).
         keep_last: how many recent checkpoints stay.
+        keep_every: checkpoints at multiples of so many steps stay for good; None: none do.
+
+    Inside, SIGTERM saves at the next step that all processes agree on, and ends the program.
 
     Raises:
-        UserError: the folder belongs to another config.
+        UserError: the folder belongs to another config, or nothing would be kept.
     """
 
     def __init__(
@@ -47,28 +52,37 @@ class Checkpoints:
         assets: Mapping[str, Any] | None = None,
         every: int = 500,
         keep_last: int = 2,
+        keep_every: int | None = None,
     ) -> None:
+        policy = _policy(every, keep_last, keep_every)
         claim(workdir, config)
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         self.config, self.assets, self.every = dict(config), dict(assets or {}), every
+        self._stop = endings.Stop()
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SHARED
         self._orbax = ocp.training.Checkpointer(
             self.directory,
             context=context,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep_last),
+            preservation_policy=policy,
             cleanup_tmp_directories=True,
         )
 
     def __enter__(self) -> "Checkpoints":
+        self._stop.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stop.__exit__()
+        endings.announce(error)  # as a process that is gone can keep the last save from ending
         self._orbax.close()
 
     def due(self, step: int) -> bool:
-        """Whether the policy wants a checkpoint at this step."""
-        return step % self.every == 0
+        """Whether a checkpoint is wanted at this step, by the policy or because the program is to end.
+
+        To be asked at every step, by all processes.
+        """
+        return self._stop.reached(step) or step % self.every == 0
 
     def latest_step(self) -> int | None:
         return None if self._orbax.latest is None else self._orbax.latest.step
@@ -83,6 +97,12 @@ class Checkpoints:
         """Block until the last save is on disk."""
         self._orbax.wait()
 
+    def leave_if_told(self, step: int) -> None:
+        """After the save of this step: ends the program, with exit status 0, if SIGTERM wanted it."""
+        if self._stop.reached(step):
+            self.wait()
+            self._stop.leave(step)
+
     def restore_or(self, abstract: TrainState, init: Callable[[], TrainState], stream: Any) -> TrainState:
         """The latest state (the stream is moved to where it was), or `init()` in a new run.
 
@@ -96,6 +116,21 @@ class Checkpoints:
         parts = self._orbax.load_checkpointables(step, dict(state=_parts(abstract), loader=None))
         stream.set_state(parts["loader"])
         return abstract.replace(**parts["state"])
+
+
+def _policy(every: int, keep_last: int, keep_every: int | None) -> Any:
+    """Which checkpoints stay."""
+    if min(every, keep_last, 1 if keep_every is None else keep_every) < 1:
+        raise errors.UserError(
+            f"checkpoint.every={every}, keep_last={keep_last}, keep_every={keep_every}: each is 1 or more"
+        )
+    policies = ocp.training.preservation_policies
+    latest = policies.LatestN(keep_last)
+    if keep_every is None:
+        return latest
+    if keep_every % every:
+        raise errors.UserError(f"checkpoint.keep_every={keep_every} is no multiple of checkpoint.every={every}")
+    return policies.AnyPreservationPolicy([latest, policies.EveryNSteps(keep_every)])
 
 
 def resolve(path: str | pathlib.Path) -> pathlib.Path:
@@ -172,6 +207,20 @@ def load_params(path: str | pathlib.Path, abstract: Any, averaged: bool = True) 
     return _load(resolve(path), averaged, params=abstract)["params"]
 
 
+def load_numpy(path: str | pathlib.Path, averaged: bool = True) -> dict[str, Any]:
+    """All parameters of a checkpoint as numpy, in their stored dtype: no mesh and no model is needed.
+
+    Args:
+        averaged: as in `load_state`.
+
+    Raises:
+        UserError: no checkpoint.
+    """
+    folder = resolve(path)
+    stored = ocp.metadata(folder, "state").metadata["params"]
+    return _load(folder, averaged, params=jax.tree.map(lambda leaf: np.empty(0, leaf.dtype), stored))["params"]
+
+
 def merge(loaded: Any, fresh: Any, new: str = "$^") -> Any:
     """`loaded` parameters completed with the leaves of `fresh` whose path matches `new`.
 
@@ -216,13 +265,13 @@ def _check_shapes(folder: pathlib.Path, abstract: TrainState) -> None:
 
 
 def claim(workdir: str | pathlib.Path, config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> None:
-    """Write `<workdir>/config.json`, or check that the one there says the same.
+    """Write `<workdir>/config.json`, or check that the one there says the same. All processes have to call it.
 
     Args:
         free: dotted keys that may differ on resume (a longer run, another logging rate).
 
     Raises:
-        UserError: the folder belongs to another config (names the keys).
+        UserError: the folder belongs to another config (names the keys), or not all processes see it.
     """
     path = pathlib.Path(workdir) / "config.json"
     config = json.loads(json.dumps(config))
@@ -236,9 +285,16 @@ def claim(workdir: str | pathlib.Path, config: Mapping[str, Any], free: tuple[st
             raise errors.UserError(
                 f"workdir {workdir} holds a run of another config ({shown}): give another --workdir, or delete it"
             )
-    if jax.process_index() == 0:
+    hosts.wait("compared with config.json")
+    if not hosts.number():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config, indent=1) + "\n")
+    hosts.wait("wrote config.json")
+    if not path.exists():
+        raise errors.UserError(
+            f"process {hosts.number()} does not see {path}, which process 0 wrote: --workdir has to be "
+            "on storage that all hosts share"
+        )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,6 +36,15 @@ def serve_collectives() -> None:
         os.environ["XLA_FLAGS"] = f"{chosen} {FLAG}=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED".strip()
 
 
+def compile_alike() -> None:
+    """No program of this process comes from the compilation cache. For one of several, before the first program.
+
+    Each looks there by another key (jax 0.10.2) and finds a program or compiles it; the two run collectives in
+    different orders, and gloo aborts ("Received data size doesn't match expected size").
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def keep_freed_memory() -> bool:
     """Freed host memory stays with the process, and the kernel need not clear its pages for the next array.
 

@@ -10,7 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_QUIET = ("steps_per_second", "learning_rate", "copy_mse", "perplexity_worst", "perplexity_joint", "z_offset")
+_SPEED = {
+    "first_step_seconds": "first step {} s",
+    "steps_per_second": "{} steps/s",
+    "samples_per_second": "{} samples/s",
+    "tokens_per_second": "{} tokens/s",
+    "mfu": "MFU {:.1%}",
+    "data_wait": "data wait {:.0%}",
+    "host_wait": "host wait {:.0%}",
+    "memory_peak_gib": "{} GiB",
+}
+"""How the console shows what `speed` measures, after all else."""
+_QUIET = (
+    "learning_rate", "copy_mse", "perplexity_worst", "perplexity_joint", "z_offset",
+    "tokens_per_second_padded", "mfu_padded",
+)
 
 
 def code_usage(codes: jax.Array, num_codes: int) -> jax.Array:
@@ -77,6 +91,13 @@ def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(logits, axis=-1) == targets)
 
 
+class _Short(float):
+    """A number that is read at a glance: three digits, or whole thousands apart."""
+
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec or (".3g" if abs(self) < 1000 else ",.0f"))
+
+
 class Writer:
     """Metrics of one run: a line on the console, a line of JSON, and TensorBoard scalars.
 
@@ -114,11 +135,12 @@ class Writer:
         print(self._line(step, values, split), flush=True)
 
     def _line(self, step: int, values: Mapping[str, float], split: str) -> str:
-        speed = values.get("steps_per_second")
-        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in _QUIET and "/" not in k]
-        if speed:
+        quiet = (*_QUIET, *_SPEED)
+        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in quiet and "/" not in k]
+        shown += [text.format(_Short(values[k])) for k, text in _SPEED.items() if k in values]
+        if speed := values.get("steps_per_second"):
             left = int((self.total - step) / speed)
-            shown += [f"{speed:.2f} steps/s", f"ETA {left // 60}:{left % 60:02d}"]
+            shown += [f"ETA {left // 60}:{left % 60:02d}"]
         where = f"step {step}/{self.total}" if split == "train" else f"{split} at step {step}"
         return f"[{self.name}] {where}  " + "  ".join(shown)
 
@@ -137,10 +159,20 @@ def _whole_rows(path: pathlib.Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines[:-1]]
 
 
+def _origin(config: pathlib.Path) -> dict[str, bool]:
+    """Whether a run's data was `data.synthetic`; nothing where it was not."""
+    data = json.loads(config.read_text()).get("data", {}) if config.exists() else {}
+    return {"synthetic": True} if isinstance(data, dict) and data.get("synthetic") else {}
+
+
 def summarise(workdir: str | pathlib.Path, summary: Mapping[str, object]) -> None:
-    """Write `summary.json` of a finished stage, whole or not at all (process 0 only)."""
+    """Write `summary.json` of a finished stage, whole or not at all (process 0 only).
+
+    That of a run on synthetic data says so first.
+    """
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / "summary.json"
+        summary = {**_origin(path.with_name("config.json")), **summary}
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(summary, indent=1, default=np.ndarray.tolist) + "\n")
         scratch.rename(path)

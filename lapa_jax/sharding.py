@@ -4,12 +4,14 @@ Mesh axes: `data` (replicas), `fsdp` (parameters and batch split), `tensor` (ins
 (tokens of a row split).
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -150,12 +152,64 @@ def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.A
         UserError: the batch does not divide over the mesh.
     """
     sharding = NamedSharding(mesh, BATCH)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    processes = len({device.process_index for device in mesh.devices.flat})
+    count = batch_share(mesh)["process_count"]
     for name, rows in batch.items():
-        if len(rows) * processes % shards:
-            raise errors.UserError(
-                f"batch of {len(rows) * processes} rows ({name}) does not divide over {shards} devices: "
-                "set --config.batch_size to a multiple of data*fsdp"
-            )
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+        _check_rows(mesh, name, len(rows) * count)
+    return {
+        k: jax.make_array_from_process_local_data(sharding, v, (len(v) * count, *v.shape[1:]))
+        for k, v in batch.items()
+    }
+
+
+def whole_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Arrays over the whole mesh from a batch that every process has whole.
+
+    Raises:
+        UserError: the batch does not divide over the mesh.
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    for name, rows in batch.items():
+        _check_rows(mesh, name, len(rows))
+    return {k: jax.make_array_from_callback(v.shape, sharding, v.__getitem__) for k, v in batch.items()}
+
+
+def _check_rows(mesh: Mesh, name: str, rows: int) -> None:
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise errors.UserError(
+            f"batch of {rows} rows ({name}) does not divide over {shards} devices: "
+            "set --config.batch_size to a multiple of data*fsdp"
+        )
+
+
+@functools.lru_cache
+def batch_share(mesh: Mesh) -> dict[str, int]:
+    """Which share of a batch's rows this process has to bring: process_index of process_count.
+
+    Processes between which a matrix is split compute the same rows: these are one share.
+
+    Raises:
+        UserError: the shares of two processes overlap in part, or differ in size.
+    """
+    axes = [mesh.axis_names.index(axis) for axis in BATCH[0]]
+    held: dict[int, set[tuple[int, ...]]] = {}
+    for place, device in np.ndenumerate(mesh.devices):
+        held.setdefault(device.process_index, set()).add(tuple(place[axis] for axis in axes))
+    shares = sorted({tuple(sorted(rows)) for rows in held.values()})
+    total = sum(len(rows) for rows in shares)
+    if len({len(rows) for rows in shares}) > 1 or total != np.prod([mesh.devices.shape[axis] for axis in axes]):
+        raise errors.UserError(
+            f"mesh {dict(mesh.shape)}: parts of a batch on different processes overlap, or differ in size; "
+            "let data*fsdp divide, or be divided by, the number of processes"
+        )
+    mine = tuple(sorted(held.get(jax.process_index(), ())))
+    return dict(process_index=shares.index(mine), process_count=len(shares))
+
+
+def fetched(tree: Any) -> Any:
+    """Arrays as numpy in every process, whichever devices they are on; all processes have to call it."""
+
+    def fetch(x: jax.Array) -> np.ndarray:
+        return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetch, tree)

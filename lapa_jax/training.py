@@ -1,7 +1,6 @@
 """TrainState, sharded initialisation, the train step and the only training loop."""
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from lapa_jax import accumulation, adamw, averages, errors, optimizers, selection, sharding
+from lapa_jax import speed as speed_lib
 
 Batch = Mapping[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
@@ -199,6 +199,7 @@ def fit(
     num_steps: int,
     log_every: int,
     schedule: optax.Schedule | None = None,
+    speed: speed_lib.Speedometer | None = None,
 ) -> TrainState:
     """Train to `num_steps`, logging and saving on the way; returns at once if already there.
 
@@ -206,10 +207,13 @@ def fit(
 
     Metrics of a step are fetched after the next one is dispatched, so logging does not stall the device.
 
+    Args:
+        speed: measures it, and can be told more (what a step needs, which are profiled).
+
     Raises:
         UserError: the loss or its gradient is not finite (names the step and the last checkpoint).
     """
-    start = first = int(state.step)
+    start = int(state.step)
     if start >= num_steps:
         if saved.latest_step() is None:
             saved.save(start, state, batches.get_state())
@@ -217,36 +221,40 @@ def fit(
         return state
     writer.begin(start, num_steps)
     pending: tuple[int, dict] | None = None
-    clock = time.perf_counter()
-    iterator = iter(batches)
-    for i in range(start, num_steps):
-        state, metrics = step(state, sharding.global_batch(mesh, next(iterator)))
-        if pending is not None:
-            _log(writer, saved, *pending)
-            pending = None
-        done = i + 1
-        if done % log_every == 0 or done == num_steps or done == first + 1:
-            jax.block_until_ready(metrics["loss"])
-            elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-            speed = (done - start) / max(elapsed, 1e-9)
-            start = done
-            extra = {"steps_per_second": speed}
-            if schedule is not None:
-                extra["learning_rate"] = float(schedule(i))
-            pending = (done, {**metrics, **extra})
-        if saved.due(done) or done == num_steps:
-            _check(saved, done, metrics)  # never save a state that went wrong
+    with (speed or speed_lib.Speedometer()).begin(start) as speed:
+        iterator = iter(batches)
+        for i in range(start, num_steps):
+            batch = sharding.global_batch(mesh, speed.next(iterator))
+            state, metrics = speed.run(step, state, batch)
             if pending is not None:
-                _log(writer, saved, *pending)
+                _log(writer, saved, speed, schedule, *pending)
                 pending = None
-            saved.save(done, state, batches.get_state())
+            done = i + 1
+            if done % log_every == 0 or done == num_steps or i == start:
+                pending = (done, metrics)
+            if saved.due(done) or done == num_steps:
+                _check(saved, done, metrics)  # never save a state that went wrong
+                if pending is not None:
+                    _log(writer, saved, speed, schedule, *pending)
+                    pending = None
+                saved.save(done, state, batches.get_state())
+                saved.leave_if_told(done)
     saved.wait()
     return state
 
 
-def _log(writer: Any, saved: Any, step: int, metrics: dict[str, Any]) -> None:
+def _log(
+    writer: Any,
+    saved: Any,
+    speed: speed_lib.Speedometer,
+    schedule: optax.Schedule | None,
+    step: int,
+    metrics: dict[str, Any],
+) -> None:
     _check(saved, step, metrics)
-    writer.write(step, {name: float(value) for name, value in metrics.items()})
+    values = {name: float(value) for name, value in metrics.items()}
+    rate = {} if schedule is None else {"learning_rate": float(schedule(step - 1))}
+    writer.write(step, values | rate | speed.line(step))
 
 
 def _check(saved: Any, step: int, metrics: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """Checkpoints: found again on any mesh, refused where they do not fit, whole or not there."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +138,55 @@ def test_only_recent_checkpoints_stay(tmp_path, state):
     assert steps == ["4", "6"] and checkpoints.resolve(tmp_path).name == "6"
 
 
+def test_multiples_of_keep_every_stay_for_good(tmp_path, state):
+    with checkpoints.Checkpoints(tmp_path, CONFIG, every=2, keep_last=2, keep_every=4) as saved:
+        for step in (2, 4, 6, 7, 8, 10):  # 7: by SIGTERM
+            saved.save(step, state, Position().get_state())
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert steps == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(every=0), dict(keep_last=0), dict(keep_every=0), dict(every=2, keep_every=3)]
+)
+def test_a_policy_that_keeps_nothing_is_refused(tmp_path, wrong):
+    with pytest.raises(errors.UserError, match="checkpoint.*keep_every"):
+        checkpoints.Checkpoints(tmp_path, CONFIG, **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_params_load_as_numpy_without_a_mesh(run, state):
+    found = checkpoints.load_numpy(run)
+    equal(found, state.params)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(found))
+    with pytest.raises(errors.UserError, match="no checkpoint under"):
+        checkpoints.load_numpy(run / "absent")
+
+
+def test_averages_load_as_numpy_in_the_dtype_of_the_parameters(tmp_path, state):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.params)
+    mean = {"layers": {"attention": jax.tree.map(lambda x: x + 1, state.params["layers"]["attention"])}}
+    state = state.replace(params=half, ema=mean)
+    save(tmp_path, 2, state)
+    equal(checkpoints.load_numpy(tmp_path, averaged=False), half)
+    equal(checkpoints.load_numpy(tmp_path), state.eval_params())
+    assert checkpoints.load_numpy(tmp_path)["layers"]["norm"]["scale"].dtype == jnp.bfloat16
+
+
+def test_one_device_without_a_mesh_reads_what_eight_wrote(run, state):
+    """In a process of its own, that has one device."""
+    script = """
+import sys, jax, numpy as np
+from lapa_jax import checkpoints
+np.savez(sys.argv[2], kernel=checkpoints.load_numpy(sys.argv[1])["layers"]["attention"]["wq"]["kernel"])
+assert jax.device_count() == 1
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run([sys.executable, "-c", script, str(run), str(run / "k.npz")], check=True, env=environment)
+    wanted = state.params["layers"]["attention"]["wq"]["kernel"]
+    np.testing.assert_array_equal(np.load(run / "k.npz")["kernel"], wanted)
+
+
 def test_resolve_takes_a_run_its_checkpoints_or_one_of_them(run):
     folder = run / "checkpoints" / "2"
     assert [checkpoints.resolve(p) for p in (run, run / "checkpoints", folder)] == [folder] * 3
@@ -180,6 +232,12 @@ def test_a_longer_run_on_another_mesh_is_the_same_run(run):
     assert json.loads((run / "config.json").read_text()) == longer
     with pytest.raises(errors.UserError, match="seed: 0 there, 1 now"):
         checkpoints.claim(run, {**longer, "seed": 1})
+
+
+def test_a_folder_that_another_process_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.hosts, "number", lambda: 1)
+    with pytest.raises(errors.UserError, match="process 1 does not see .*config.json, which process 0 wrote"):
+        checkpoints.claim(tmp_path, CONFIG)
 
 
 def test_merge_takes_the_loaded_and_the_fresh():

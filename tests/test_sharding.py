@@ -1,5 +1,7 @@
 """Sharding on 8 fake devices: the mesh changes where things are computed, never what."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -243,3 +245,43 @@ def test_a_global_batch_is_split_over_data_and_fsdp():
 
 def test_constraints_do_nothing_outside_a_mesh():
     np.testing.assert_array_equal(sharding.constrain_batch(jnp.ones((3, 2))), np.ones((3, 2)))
+
+
+class Layout:
+    """A mesh of devices of other processes, of which `mine` is this one."""
+
+    axis_names = sharding.AXES
+
+    def __init__(self, owners, mine):
+        device = np.vectorize(lambda p: types.SimpleNamespace(process_index=p - mine), otypes=[object])
+        self.devices = device(owners)  # so that this process, whose number is 0, owns what `mine` does
+        self.shape = dict(zip(self.axis_names, self.devices.shape, strict=True))
+
+
+def shares(owners):
+    """(process_index, process_count) of each process that owns devices of a mesh int[data, fsdp, tensor]."""
+    owners = np.array(owners)[..., None]  # sequence
+    found = [sharding.batch_share(Layout(owners, mine)) for mine in range(owners.max() + 1)]
+    return [(one["process_index"], one["process_count"]) for one in found]
+
+
+def test_processes_read_the_rows_that_their_devices_hold():
+    assert shares([[[0]], [[0]]]) == [(0, 1)]
+    assert shares([[[0], [0]], [[1], [1]]]) == [(0, 2), (1, 2)]
+    assert shares([[[1], [1]], [[0], [0]]]) == [(1, 2), (0, 2)]  # the mesh has another order
+    assert shares([[[0, 1]], [[2, 3]]]) == [(0, 2), (0, 2), (1, 2), (1, 2)]  # pairs split matrices
+    assert shares([[[0, 1], [0, 1]]]) == [(0, 1), (0, 1)]
+    with pytest.raises(errors.UserError, match="parts of a batch on different processes overlap"):
+        shares([[[0, 0], [0, 1], [1, 1]]])
+    with pytest.raises(errors.UserError, match="overlap, or differ in size"):
+        shares([[[0], [0], [1]]])
+
+
+def test_a_batch_that_each_process_has_whole_is_split_like_one_brought_in_parts():
+    mesh, batch = sharding.make_mesh(2, 2, 2), {"x": numbers(8, 3)}
+    whole, parts = (of(mesh, batch)["x"] for of in (sharding.whole_batch, sharding.global_batch))
+    np.testing.assert_array_equal(whole, parts)
+    assert whole.sharding == parts.sharding
+    np.testing.assert_array_equal(sharding.fetched([whole])[0], batch["x"])
+    with pytest.raises(errors.UserError, match="batch of 7 rows"):
+        sharding.whole_batch(mesh, {"x": numbers(7, 3)})

@@ -221,4 +221,4 @@ def test_speed_and_learning_rate_are_logged(tmp_path):
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in found] == [1, 2, 3] and {row["split"] for row in found} == {"train"}
     assert [row["learning_rate"] for row in found] == [10.0, 11.0, 12.0]
-    assert all(row["steps_per_second"] > 0 for row in found)
+    assert found[0]["first_step_seconds"] > 0 and all(row["steps_per_second"] > 0 for row in found[1:])

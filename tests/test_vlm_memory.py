@@ -88,20 +88,6 @@ def test_a_reserve_is_left(parts):
     assert cases.fits(76 * 10**9, 80) and not cases.fits(76 * 10**9 + 1, 80) and not cases.fits(23 * 10**9, 24)
 
 
-@pytest.mark.parametrize(
-    "message, expected",
-    [
-        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (279.52G) "
-         "exceeds available HBM (95.74G).", 279.52 * 2**30),
-        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 512.5M of 31.25G hbm.", 512.5 * 2**20),
-    ],
-)  # fmt: skip
-def test_what_a_compiler_would_need_is_read(message, expected, parts):
-    assert parts[0].wanted(message) == int(expected)
-    with pytest.raises(RuntimeError, match="another"):
-        parts[0].wanted("another error")
-
-
 def test_the_program_at_toy_size(tmp_path):
     """The state is updated in place, and a table and a file say the same."""
     file = tmp_path / "found.json"

@@ -1,20 +1,18 @@
 """What a compiler says about the memory of a step, for a device that need not be there."""
 
 import dataclasses
-import os
-import re
 import time
-from typing import Any
 
 import jax
 
 from lapa_jax import errors, sharding
+from lapa_jax.planning import memory as planned
+from lapa_jax.planning import topologies
 from step_memory import cases, program
 
 PLATFORMS = ("tpu", "cpu", "gpu")
 TOPOLOGY = "v5p:2x2x1"
 """TPUs that are compiled for without having any; a device has 95 GiB."""
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +52,11 @@ def mesh_of(platform: str) -> jax.sharding.Mesh:
         UserError: there is none, and no compiler for it.
     """
     if platform == "tpu":
-        return sharding.make_mesh(devices=[_described(TOPOLOGY)])
+        return sharding.make_mesh(devices=topologies.compiler(topologies.parse(TOPOLOGY)).devices[:1])
     try:
         return sharding.make_mesh(devices=jax.devices(platform)[:1])
     except RuntimeError:
         raise errors.UserError(f"--platform={platform}: JAX sees no such device here; try --platform=tpu") from None
-
-
-def _described(topology: str) -> Any:
-    from jax.experimental import topologies
-
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu is not to look for the machine it is in
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to lock what is not there
-    jax.config.update("jax_platforms", "cpu")
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    except Exception as error:  # of several kinds, by what is missing
-        reason = " ".join(str(error).split())[:120]
-        raise errors.UserError(f"no compiler for TPUs ({reason}): pip install libtpu") from error
 
 
 def analyse(case: cases.Case, size: str, mesh: jax.sharding.Mesh) -> Memory:
@@ -84,18 +69,10 @@ def analyse(case: cases.Case, size: str, mesh: jax.sharding.Mesh) -> Memory:
         with jax.set_mesh(mesh):
             found = made.step.lower(made.state, made.batch).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        rest = wanted(str(error)) - state
+        rest = planned.wanted(str(error)) - state
         return Memory(parameters, state, state, rest, 0, 0, time.perf_counter() - begun, refused=True)
     return Memory(
         parameters, state, found.argument_size_in_bytes, found.temp_size_in_bytes,
         found.output_size_in_bytes - found.alias_size_in_bytes, found.generated_code_size_in_bytes,
         time.perf_counter() - begun,
     )  # fmt: skip
-
-
-def wanted(message: str) -> int:
-    """Bytes, arguments included, that a compiler says a program takes; raises what is no lack of memory."""
-    found = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT]?)i?B?\)? (?:exceeds|of )", message, re.DOTALL)
-    if not found:
-        raise RuntimeError(message)
-    return int(float(found[1]) * _UNITS[found[2]])

@@ -19,13 +19,24 @@ def get_common() -> ConfigDict:
     config.frozen_dtype = "float32"  # how what is not trained is stored; bfloat16 halves it
     config.log_every = 50  # steps between lines on the console and in metrics.jsonl
     config.mesh = dict(data=1, fsdp=-1, tensor=1, sequence=1)  # -1: the devices left over
-    config.distributed = dict(  # jax.distributed.initialize; cluster environments need only enabled
+    config.distributed = dict(  # several processes, docs/launching.md; cluster environments need only enabled
         enabled=False,
-        coordinator=placeholder(str),
+        coordinator=placeholder(str),  # HOST:PORT of process 0
         num_processes=placeholder(int),
-        process_id=placeholder(int),
+        process_id=placeholder(int),  # from 0
+        local_devices=placeholder(str),  # numbers of this process's GPUs, "0,1"; None: see hosts.join
+        timeout=300,  # seconds to wait for all processes, at the start and at the end
+        heartbeat=60,  # seconds without a sign of life after which a process counts as dead
     )
-    config.checkpoint = dict(every=500, keep_last=2)  # steps; how many recent ones stay
+    config.checkpoint = dict(
+        every=500,  # steps
+        keep_last=2,  # how many recent ones stay
+        keep_every=placeholder(int),  # steps: those at multiples of it stay for good; None: none do
+    )
+    config.profile = dict(
+        steps="",  # FIRST:LAST, such as 10:15: these leave a trace in the run's folder (docs/speed.md)
+        peak_tflops=placeholder(float),  # of one device, that MFU is a share of; None: by the table of chips
+    )
     return config
 
 
@@ -56,6 +67,7 @@ def get_data() -> ConfigDict:
     data.augment = dict(crop=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # see data/augment.py
     data.num_threads = 2  # that read ahead
     data.num_workers = 0  # processes that read ahead; 0: threads of this one
+    data.synthetic = False  # one batch is read and then repeated: how fast is a run without its input?
     return data
 
 

@@ -25,7 +25,7 @@ def get_config(size: str = "base") -> ConfigDict:
     config.data = common.get_data()
     del config.data.image_size
     config.data.image_size = placeholder(int)  # pixels that the encoder sees; None: as it was trained
-    for unused in ("augment", "decode_once", "num_workers"):
+    for unused in ("augment", "decode_once", "num_workers", "synthetic"):
         del config.data[unused]
     return common.resize(config, size, SIZES)
 

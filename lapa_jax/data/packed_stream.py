@@ -13,8 +13,8 @@ from lapa_jax.data.streams import Batch, Order, Part
 class PackedStream:
     """Batches of rows that are filled by `packing.Planner`.
 
-    Every process plans all rows, by sizes alone, and reads those of its own: row r of the global batch is of
-    process r mod `process_count`, as in `streams.Stream`. The position is that of the planner.
+    Every process plans all rows, by sizes alone, and reads those of its own: their local batches, one after the
+    other, are the global batch, as in `streams.Stream`. The position is that of the planner.
 
     Attributes:
         spec, num_examples: as of `streams.Stream`.
@@ -60,7 +60,8 @@ class PackedStream:
     def _begin(self) -> tuple[list[concurrent.futures.Future], dict[str, Any]]:
         """The next batch, being read, and the position after it."""
         batches = 1 + (self._ahead[-1][1] if self._ahead else self._state)["batches"]
-        mine = self._planner.batch(self._order.batch_size)[self._order.process_index :: self._order.process_count]
+        first = self._order.process_index * self._order.local_batch_size
+        mine = self._planner.batch(self._order.batch_size)[first : first + self._order.local_batch_size]
         after = {"batches": batches, **self._planner.get_state()}
         return [self._pool.submit(self._read, row) for row in mine], after
 

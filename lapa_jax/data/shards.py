@@ -187,7 +187,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     for left in path.parent.glob(f".{path.name}.*.partial"):  # by a killed run; features are gigabytes
         left.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = storage.partial_name(path)
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -34,7 +34,7 @@ class Order:
         repeat: forever, full batches only; False is one epoch with a partial last batch (of
             several processes, some may then get one batch fewer).
         process_index: this process, 0 <= process_index < process_count.
-        process_count: the local batches of all processes together are the global batch.
+        process_count: the local batches of all processes, one after the other, are the global batch.
         num_threads: that read ahead; 0 reads when asked.
         num_workers: processes that read ahead, each with `num_threads`; 0 reads in this one.
     """
@@ -225,9 +225,8 @@ def _mixed(
 
 def _local_batches(dataset: grain.MapDataset, order: Order) -> grain.MapDataset[Batch]:
     """Batch number -> local batch."""
-    if order.process_count > 1:
-        dataset = dataset[order.process_index :: order.process_count]
-    return dataset.batch(order.local_batch_size, drop_remainder=order.repeat)
+    batches = dataset.batch(order.local_batch_size, drop_remainder=order.repeat)
+    return batches if order.process_count == 1 else batches[order.process_index :: order.process_count]
 
 
 def _shuffled(part: Part, order: Order, alone: bool) -> grain.MapDataset[Batch]:

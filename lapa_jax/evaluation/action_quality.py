@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from lapa_jax import training
+from lapa_jax import sharding, training
 from lapa_jax.actions import task as task_lib
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import loader
@@ -26,7 +26,7 @@ def evaluate(
     for batch in stream:
         rows, mask = len(batch["tokens"]), batch["action_mask"]
         full = {key: np.resize(value, (100, *value.shape[1:])) for key, value in batch.items()}
-        predicted = np.asarray(forward(variables, full))[:rows]
+        predicted = sharding.fetched(forward(variables, full))[:rows]
         squared += float(np.sum(np.square(predicted - batch["actions"])[mask]))
         zero += float(np.sum(np.square(batch["actions"])[mask]))
         count += int(mask.sum()) * predicted.shape[-1]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lapa_jax import metrics, training
+from lapa_jax import metrics, sharding, training
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import gaps
 from lapa_jax.evaluation import probes
@@ -174,7 +174,8 @@ def run(
 
     parts = []
     for a, b, kept in chunks(frame, following):
-        parts.append([None if x is None else np.asarray(x)[:kept] for x in forward(variables, a, b)])
+        found = sharding.fetched(forward(variables, a, b))
+        parts.append([None if x is None else x[:kept] for x in found])
     joined = (None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))
     codes, z, view, mse, copy_mse = joined
     return Passed(codes, z, view, mse, copy_mse, picture(view, frame.shape[1:3]))
@@ -269,7 +270,7 @@ def swaps(
     decode = jax.jit(lambda v, f, c: model.apply(v, f, c, method="decode"))
     firsts = frame[np.linspace(0, len(frame) - 1, count + 2).astype(int)[1:-1]]
     columns = [
-        to_image(decode(variables, firsts, np.full((count, model.num_tokens), code, np.int32)))
+        to_image(sharding.fetched(decode(variables, firsts, np.full((count, model.num_tokens), code, np.int32))))
         for code in range(model.num_codes)
     ]
     return {"swap_first": firsts, "swap_decoded": np.stack(columns, axis=1)}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lapa_jax import metrics, training
+from lapa_jax import metrics, sharding, training
 from lapa_jax.data import episodes as episodes_lib
 from lapa_jax.data import transforms
 from lapa_jax.evaluation import laq_quality
@@ -67,7 +67,8 @@ def run(model: vqgan.VQGAN, state: training.TrainState, frames: np.ndarray) -> t
         return ids, 0.5 * (model.apply(variables, ids, method="decode") + 1.0)
 
     variables = {"params": state.params, **state.variables}
-    parts = [[np.asarray(x)[:kept] for x in forward(variables, part)] for part, kept in laq_quality.chunks(frames)]
+    found = ((sharding.fetched(forward(variables, part)), kept) for part, kept in laq_quality.chunks(frames))
+    parts = [[x[:kept] for x in part] for part, kept in found]
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 

@@ -14,7 +14,7 @@ from lapa_jax.latent_task import LatentTask
 
 Batch = Mapping[str, np.ndarray]
 Streams = Callable[[float], Iterable[Batch]]
-"""Rate of blank instructions -> one epoch of a dataset, always in the same order."""
+"""Rate of blank instructions -> one epoch of a dataset, always in the same order and whole in each process."""
 
 
 def evaluate(
@@ -58,8 +58,8 @@ def _judge(
     def judge(batch: Batch) -> dict[str, np.ndarray]:
         rows = len(batch["tokens"])  # the last batch may be short: padded, so that one compilation serves
         padded = {key: np.resize(value, (batch_size, *value.shape[1:])) for key, value in batch.items()}
-        found = forward(state.params, state.variables, sharding.global_batch(mesh, padded))
-        return {key: np.asarray(one)[:rows] for key, one in zip(("hit", "loss", "codes"), found, strict=True)}
+        found = sharding.fetched(forward(state.params, state.variables, sharding.whole_batch(mesh, padded)))
+        return {key: one[:rows] for key, one in zip(("hit", "loss", "codes"), found, strict=True)}
 
     return judge
 

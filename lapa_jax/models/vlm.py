@@ -1,6 +1,7 @@
 """The latent-action VLM: named vocabularies around one trunk; pretraining and finetuning share it."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from lapa_jax import errors, vocab
 from lapa_jax.models import image_stem, llama, projector, token_stream
 from lapa_jax.models.linear import Linear
 from lapa_jax.models.token_stream import Tokens
-from lapa_jax.sharding import constrain_batch, constrain_tokens
+from lapa_jax.sharding import constrain, constrain_batch, constrain_tokens
 
 TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention", "lora")
 """Keys of a config's `model` section that go to the trunk as they are; its key `trunk` may hold all others."""
@@ -160,14 +161,26 @@ class LatentActionVLM(nn.Module):
         x = jnp.zeros((*tokens.ids.shape, self.trunk["width"]), self.dtype)
         for kind, name in enumerate(vocab.NAMES):
             if name in self.vocabs:
-                x = _chosen(self.embed[name], tokens, kind, x)
+                x = _chosen(functools.partial(self._rows, name), tokens, kind, x)
         x = x * self.body.embed_scale
         if image is not None:
             x = _chosen(lambda ids: token_stream.rows_at(image, ids), tokens, vocab.IMAGE, x)
         return constrain_tokens(x.astype(self.residual_dtype or self.dtype))
 
+    def _rows(self, name: str, ids: jax.Array) -> jax.Array:
+        """float[B, T, D] of a table that devices have in parts.
 
-def _chosen(table: Any, tokens: Tokens, kind: int, otherwise: jax.Array) -> jax.Array:
+        Where there are more ids than rows the table is put together on each device. XLA would rather have every
+        device look up its part for the whole batch, and add up results that grow with the number of devices.
+        """
+        table = self.embed[name]
+        if ids.size < table.num_embeddings:
+            return table(ids)
+        whole = constrain(table.embedding.astype(self.dtype), None, None)
+        return constrain_tokens(jnp.take(whole, ids, axis=0))
+
+
+def _chosen(table: Callable[[jax.Array], jax.Array], tokens: Tokens, kind: int, otherwise: jax.Array) -> jax.Array:
     mine = (tokens.kinds == kind) & tokens.real
     return jnp.where(mine[..., None], table(jnp.where(mine, tokens.ids, 0)).astype(otherwise.dtype), otherwise)
 

@@ -64,9 +64,11 @@ def of(program: str | hlo.Module) -> list[Collective]:
             continue
         channel = re.search(r"channel_id=(\d+)", instruction.text)
         key = (kind, channel[1]) if channel and name in fused else (name, instruction.name)
-        if key in found:  # a piece may stand in a loop that the collective runs beside: the outermost says how often
+        if key in found:  # a piece may stand in a loop that runs beside: the outermost says how often
             times = min(times, found[key].times)
         found[key] = _collective(kind, instruction, times)
+        if kind == "all-reduce" and name in fused and _is_cut(module.computations[name], instruction):
+            found[key] = dataclasses.replace(found[key], kind="reduce-scatter")
     return [one for one in found.values() if one.members > 1]
 
 
@@ -74,6 +76,12 @@ def _fused(module: hlo.Module) -> set[str]:
     """Computations that are fusions, or parts of an asynchronous operation."""
     callers = [one for _, one, _ in module.running() if one.opcode in ("fusion", "async-start", "call")]
     return {name for one in callers for name in module.called_by(one)}
+
+
+def _is_cut(computation: hlo.Computation, reduced: hlo.Instruction) -> bool:
+    """Whether a device keeps its own part of a sum only, which is how TPU compilers write a reduce-scatter."""
+    users = [one for one in computation.values() if reduced.name in one.operands]
+    return bool(users) and all(one.opcode == "dynamic-slice" for one in users)
 
 
 def _collective(kind: str, instruction: hlo.Instruction, times: float) -> Collective:

@@ -8,8 +8,8 @@ from lapa_jax.planning import hlo
 
 SILENT = (
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
-    "partition-id", "replica-id", "iota", "all-gather-done", "all-reduce-done", "collective-permute-done", "copy-done",
-    "async-done", "async-update", "opt-barrier", "custom-call",
+    "partition-id", "replica-id", "iota", "all-gather-done", "all-reduce-done", "collective-permute-done",
+    "copy-done", "async-done", "async-update", "opt-barrier", "custom-call",
 )  # fmt: skip
 """Opcodes that read and write nothing themselves, or whose other half is counted."""
 

@@ -119,8 +119,7 @@ def test_processes_share_the_global_batches(make):
     parts = [take(make(seed=2, process_index=p, process_count=2), 12) for p in range(2)]
     for together, left, right in zip(whole, *parts, strict=True):
         for name, rows in together.items():
-            np.testing.assert_array_equal(rows[0::2], left[name])
-            np.testing.assert_array_equal(rows[1::2], right[name])
+            np.testing.assert_array_equal(rows, np.concatenate([left[name], right[name]]))
 
 
 def test_a_resumed_run_may_have_another_number_of_processes(make):
@@ -130,7 +129,7 @@ def test_a_resumed_run_may_have_another_number_of_processes(make):
     half = make(seed=2, process_index=1, process_count=2)
     half.set_state(state)
     for name, rows in next(half).items():
-        np.testing.assert_array_equal(rows, ahead[name][1::2])
+        np.testing.assert_array_equal(rows, ahead[name][len(rows) :])
 
 
 def codes_of(batch):

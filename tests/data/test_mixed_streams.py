@@ -103,7 +103,7 @@ def test_hosts_are_disjoint_and_cover_every_pair_once_an_epoch(lengths, gap, pro
     for batch in take(whole, -(-len(pairs) // 6) * 2):
         parts = [places(next(stream)) for stream in streams]
         rows = places(batch)
-        assert [part for i in range(6 // processes) for part in (p[i] for p in parts)] == rows
+        assert [row for part in parts for row in part] == rows
         seen += rows
     assert set(seen[: len(pairs)]) == pairs and len(seen) >= len(pairs)
 
@@ -162,7 +162,7 @@ def test_a_mixture_resumes_at_every_step_on_any_hosts_and_workers(kind):
         halves = [make(process_index=p, process_count=2) for p in range(2)]
         for p, half in enumerate(halves):
             half.set_state(state)
-            assert equal([next(half)], [{k: v[p::2] for k, v in straight[step].items()}])
+            assert equal([next(half)], [{k: v[2 * p : 2 * p + 2] for k, v in straight[step].items()}])
         next(stream)
 
 

@@ -161,7 +161,7 @@ def _build_part(plan: Plan, shard: int, part: str, expected: int | None) -> None
     """Index one shard into one .npz file."""
     collected = _Collected(plan, plan.paths[shard])
     collected.scan(expected)
-    partial = f"{part}.{os.getpid()}.partial.npz"
+    partial = f"{storage.partial_name(pathlib.Path(part))}.npz"
     np.savez(partial, **collected.columns())
     os.replace(partial, part)
 

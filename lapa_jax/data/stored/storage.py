@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -170,9 +171,14 @@ def make_folder(path: pathlib.Path) -> None:
         ) from error
 
 
+def partial_name(path: pathlib.Path) -> pathlib.Path:
+    """Where this process writes what will be `path`; no other one does, on any host that shares the folder."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """The file is there when it is whole, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_name(path)
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
 

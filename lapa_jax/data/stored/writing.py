@@ -103,7 +103,7 @@ def write_shard(
 
 def write_records(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
     """Writes serialized examples, as `write_shard` does."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = storage.partial_name(path)
     count = size = 0
     writer = array_record_module.ArrayRecordWriter(str(partial), _OPTIONS)
     try:
