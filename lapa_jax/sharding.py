@@ -79,13 +79,22 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     return constrain(x, ("data", "fsdp"))
 
 
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """[B, T, ...] with rows split as a batch, and the T tokens of each over `sequence` where it divides them."""
+    return constrain(x, ("data", "fsdp"), None if x.shape[1] % along("sequence") else "sequence")
+
+
 def constrain_heads(x: jax.Array, count: int) -> jax.Array:
     """float[B, T, count * D] with whole heads on each device, all where `tensor` does not divide their number.
 
     Weights may be split within a head; what is computed with them is put together before it becomes heads.
     """
-    tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-    return constrain(x, ("data", "fsdp"), None, None) if count % tensor else x
+    return constrain_tokens(x) if count % along("tensor") else x
+
+
+def along(axis: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 outside a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -124,6 +133,15 @@ def tree_shardings(mesh: Mesh, abstract: Any) -> Any:
     sizes = dict(mesh.shape)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_for(path_name(path), leaf.shape, sizes)), abstract
+    )
+
+
+def constrain_tree(tree: Any) -> Any:
+    """A tree with each leaf where RULES put it; does nothing outside a mesh. For what a program gives back: XLA
+    otherwise chooses, and the next call compiles again for its choice."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: constrain(leaf, *spec_for(path_name(path), leaf.shape, sizes)) if sizes else leaf, tree
     )
 
 

@@ -173,11 +173,12 @@ def make_train_step(
         if maintain is not None:
             params, variables = maintain(state.params, variables, jax.random.fold_in(key, 1))
             trained, rest = split(params)
-        after, opt_state = optimizer.step(grads, state.opt_state, trained, jax.random.fold_in(key, 2))
-        ema = averages.follow(state.ema, optimizer.ema, state.step, before, trained, after)
-        params = selection.join(after, rest)
+        updated, opt_state = optimizer.step(grads, state.opt_state, trained, jax.random.fold_in(key, 2))
+        ema = averages.follow(state.ema, optimizer.ema, state.step, before, trained, updated)
+        params = selection.join(updated, rest)
         norms = {"grad_norm": adamw.global_norm(grads), **_norms(grads, watch or {})}
-        return TrainState(state.step + 1, params, variables, opt_state, ema), {"loss": loss, **norms, **metrics}
+        after = sharding.constrain_tree(TrainState(state.step + 1, params, variables, opt_state, ema))
+        return after, {"loss": loss, **norms, **metrics}
 
     return jax.jit(step, donate_argnums=0)
 

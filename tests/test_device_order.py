@@ -1,7 +1,11 @@
 """Order of devices in a mesh, with devices that only say where they are."""
 
 import dataclasses
+import importlib.util
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,3 +133,30 @@ def test_slices_of_several_sizes_are_refused():
 def test_a_part_of_one_slice_is_a_mesh_of_its_own():
     devices = [device for device in torus(2, 2, 2, slices=2) if device.slice_index == 1]
     assert device_order.arrange(sizes(tensor=8), devices).shape == (1, 1, 8, 1)
+
+
+DESCRIBED = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+from jax.experimental import topologies
+from lapa_jax import sharding
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2).devices
+mesh = sharding.make_mesh(data=1, fsdp=8, tensor=2, devices=devices)
+for line in mesh.devices.reshape(-1, 2):
+    assert len({d.slice_index for d in line}) == 1
+    assert abs(line[0].coords[0] - line[1].coords[0]) + abs(line[0].coords[1] - line[1].coords[1]) == 1
+try:
+    sharding.make_mesh(data=1, fsdp=1, tensor=16, devices=devices)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="describes TPUs: pip install libtpu")
+def test_described_tpus_are_ordered_as_real_ones():
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    run = [sys.executable, "-c", DESCRIBED]
+    done = subprocess.run(run, env=os.environ | quiet, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "over 2 slices" in done.stdout

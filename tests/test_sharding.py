@@ -65,7 +65,7 @@ MESHES_OF = {
     "laq conv kl": [(2, 2, 2)],
     "laq transformer nsvq": [(2, 2, 2), (1, 8, 1)],
     "tokenizer": [(2, 2, 2), (1, 8, 1)],
-    "vlm": [(2, 2, 2), (1, 8, 1)],
+    "vlm": [(2, 2, 2), (1, 8, 1), (1, 2, 1, 4), (1, 1, 2, 4), (1, 1, 1, 8)],
     "policy latents": [(2, 2, 2)],
     "policy flow": [(2, 2, 2)],
 }
@@ -76,6 +76,10 @@ stages = pytest.mark.parametrize("stage", MESHES_OF, indirect=True)
 def stage(request, programs, load_config):
     """name, (loss_fn, init_fn, batch) of one stage, with the loss of its own program."""
     return request.param, make_stage(request.param, programs, load_config)
+
+
+ROW = 24
+"""Places in a row of the VLM, for `sequence` to divide."""
 
 
 def make_stage(name, programs, load_config):
@@ -98,7 +102,7 @@ def make_stage(name, programs, load_config):
         return programs["train_tokenizer"].make_loss(model, absolute=0.2), vqgan.init_fn(model, 16), batch
     vlm = planner(load_config)
     if name == "vlm":
-        rows = latent_rows.Rows.of(vlm.layout, WORDS)
+        rows = latent_rows.Rows.of(vlm.layout, WORDS, length=ROW)
         task = latent_task.LatentTask(vlm, rows, {"latent": 1.0})
         return programs["pretrain_vlm"].make_loss(task), vlm.init_fn(), vlm_batch(vlm, rows)
     stats = statistics.compute([numbers(50, 2)])

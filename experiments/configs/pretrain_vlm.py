@@ -27,7 +27,7 @@ def get_config(size: str = "base") -> ConfigDict:
         projector=dict(hidden=0),  # of image="features"; units between its two layers, 0: the trunk's width
         remat="full",
         theta=5e7,  # base of the rotary frequencies
-        attention=placeholder(str),  # None: "xla"; or "cudnn", "splash" (docs/text-models.md)
+        attention=placeholder(str),  # None: "xla"; or "cudnn", "splash", "ring" (docs/text-models.md)
         rope="exact",  # or "bfloat16", the rounded table of the published weights
         rope_length=2048,  # positions in that table
         dtype="bfloat16",  # of the computation; parameters are float32

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lapa_jax.models import attention_cudnn, attention_plain, attention_splash
+from lapa_jax.models import attention_cudnn, attention_plain, attention_ring, attention_splash
 from lapa_jax.models.sight import Causal
 
 
@@ -21,11 +21,13 @@ class Implementation(NamedTuple):
     attend: Callable[[jax.Array, jax.Array, jax.Array, Any, float | None], jax.Array]
 
 
-DEFAULT = "xla"
+DEFAULT, RING = "xla", "ring"
 
 IMPLEMENTATIONS = {
     "xla": Implementation(lambda seen: seen.mask, attention_plain.attend),
     "cudnn": Implementation(attention_cudnn.prepare, attention_cudnn.attend),
     "splash": Implementation(lambda seen: seen.segments, attention_splash.attend),
+    "ring": Implementation(lambda seen: seen.segments, attention_ring.attend),
 }
-"""For every device and dtype; for NVIDIA GPUs; for TPUs. What is cached is always looked at through "xla"."""
+"""For every device and dtype; for NVIDIA GPUs; for TPUs; for rows whose tokens are split over the mesh axis
+`sequence`. What is cached is always looked at through "xla"."""

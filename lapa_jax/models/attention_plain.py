@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)
+UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Logit of what may not be seen. Finite, so that nothing becomes NaN; who sees nothing gets zeros."""
 
 PAIRS, AGAIN = "pairs_of_tokens", "computed_again"
@@ -29,54 +29,54 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: fl
 
 @jax.named_scope(PAIRS)
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> Any:
-    rows = _by_head(q, k.shape[2])
-    logits = _logits(rows, k, mask, scale)
-    highest = jnp.max(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - highest)
-    total = jnp.where(highest > _UNSEEN, jnp.sum(weights, axis=-1, keepdims=True), jnp.inf)
-    out = _product("bkrs,bskd->bkrd", weights.astype(v.dtype), v) / total
-    out = _by_token(out.astype(q.dtype), q.shape)
+    rows = by_head(q, k.shape[2])
+    found = logits(rows, k, mask, scale)
+    highest = jnp.max(found, axis=-1, keepdims=True)
+    weights = jnp.exp(found - highest)
+    total = jnp.where(highest > UNSEEN, jnp.sum(weights, axis=-1, keepdims=True), jnp.inf)
+    out = product("bkrs,bskd->bkrd", weights.astype(v.dtype), v) / total
+    out = by_token(out.astype(q.dtype), q.shape)
     return out, (q, k, v, mask, out, highest, total)
 
 
 @jax.named_scope(PAIRS)
 def _backward(scale: float, kept: Any, grad: jax.Array) -> tuple[jax.Array, ...]:
     q, k, v, mask, out, highest, total = kept
-    rows, grads = _by_head(q, k.shape[2]), _by_head(grad, k.shape[2])
+    rows, grads = by_head(q, k.shape[2]), by_head(grad, k.shape[2])
     with jax.named_scope(AGAIN):
-        weights = jnp.exp(_logits(rows, k, mask, scale) - highest) / total
-    of_weights = _product("bkrd,bskd->bkrs", grads, v)
+        weights = jnp.exp(logits(rows, k, mask, scale) - highest) / total
+    of_weights = product("bkrd,bskd->bkrs", grads, v)
     products = grad.astype(jnp.float32) * out.astype(jnp.float32)
-    mean = _by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
+    mean = by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
     of_logits = (weights * (of_weights - mean) * scale).astype(q.dtype)
-    of_q = _by_token(_product("bkrs,bskd->bkrd", of_logits, k), q.shape)
-    of_k = _product("bkrs,bkrd->bskd", of_logits, rows)
-    of_v = _product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
+    of_q = by_token(product("bkrs,bskd->bkrd", of_logits, k), q.shape)
+    of_k = product("bkrs,bkrd->bskd", of_logits, rows)
+    of_v = product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
     return of_q.astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype), None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _logits(rows: jax.Array, k: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
-    """float32[B, K, G * T, S]"""
-    logits = _product("bkrd,bskd->bkrs", rows, k) * scale
+def logits(rows: jax.Array, k: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+    """float32[B, K, G * T, S] of `by_head` rows and keys; UNSEEN where bool[B, 1, T, S] is False."""
+    found = product("bkrd,bskd->bkrs", rows, k) * scale
     groups = rows.shape[2] // mask.shape[2]
-    return jnp.where(jnp.tile(mask, (1, 1, groups, 1)) if groups > 1 else mask, logits, _UNSEEN)
+    return jnp.where(jnp.tile(mask, (1, 1, groups, 1)) if groups > 1 else mask, found, UNSEEN)
 
 
-def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
-def _by_head(x: jax.Array, kv_heads: int) -> jax.Array:
+def by_head(x: jax.Array, kv_heads: int) -> jax.Array:
     """[B, T, N, D] -> [B, K, G * T, D]: the rows that look at each head of keys."""
     batch, length, heads, dim = x.shape
     x = x.reshape(batch, length, kv_heads, heads // kv_heads, dim)
     return x.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
 
 
-def _by_token(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def by_token(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Back to [B, T, N, D]."""
     batch, length, heads, dim = shape
     x = x.reshape(batch, x.shape[1], heads // x.shape[1], length, dim)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from lapa_jax import errors
 from lapa_jax.models import llama_layers, lora, rotary, sight
-from lapa_jax.models.attention import DEFAULT, IMPLEMENTATIONS
+from lapa_jax.models.attention import DEFAULT, IMPLEMENTATIONS, RING
 from lapa_jax.models.llama_layers import ACTIVATIONS, Block, Cache, Form, RMSNorm
+from lapa_jax.sharding import along
 
 SIZES: dict[str, dict[str, int]] = {
     "debug": dict(width=64, depth=2, num_heads=2, mlp_dim=128),
@@ -44,7 +45,8 @@ class Trunk(nn.Module):
         rope_length: positions in that table.
         dtype: of matrix products; what runs along the residuals has the dtype of the input.
         remat: a key of REMAT.
-        attention: a key of `attention.IMPLEMENTATIONS`; None: "xla", on every device, as it always works.
+        attention: a key of `attention.IMPLEMENTATIONS`; None: "xla", on every device, as it always works, or "ring"
+            where the mesh splits the tokens of a row. With a cache, or local layers, rows are looked at whole.
         num_kv_heads: heads of keys and values, each for an equal share of the queries (Ainslie et al. 2023);
             None: `num_heads`.
         head_dim: None: `width / num_heads`.
@@ -117,15 +119,16 @@ class Trunk(nn.Module):
         check({name: getattr(self, name) for name in _FIELDS})
         block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False) if REMAT[self.remat] else Block
         near = jnp.asarray(self.local_layers, jnp.int32) if self.local_layers else None
-        form, context = self._form(seen), self._context(positions, seen)
+        form = self._form(seen, cache)
+        context = self._context(positions, seen, form.attention)
         layers = _one_by_one if self.apart else _scanned
         x, cache = layers(block, form, self.depth, x, cache, near, context, slot)
         return RMSNorm(self.norm_eps, self.dtype, self.norm_float32, name="final_norm")(x), cache
 
-    def _context(self, positions: jax.Array, seen: sight.Causal | jax.Array) -> Any:
+    def _context(self, positions: jax.Array, seen: sight.Causal | jax.Array, attention: str) -> Any:
         """How tokens turn and where they look; where some layers are local, stacked with how they do in those."""
         if isinstance(seen, sight.Causal):
-            seen = IMPLEMENTATIONS[self.attention or DEFAULT].prepare(seen)
+            seen = IMPLEMENTATIONS[attention].prepare(seen)
         _, head_dim = self._heads()
         table = (self.rope, self.rope_length)
         whole = rotary.cos_sin(positions, head_dim, self.theta, *table, self.rope_scaling), seen
@@ -135,15 +138,27 @@ class Trunk(nn.Module):
         local = turn, sight.nearest(seen, self.local_window)
         return jax.tree.map(lambda *both: jnp.stack(both), whole, local)
 
-    def _form(self, seen: sight.Causal | jax.Array) -> Form:
+    def _form(self, seen: sight.Causal | jax.Array, cache: Cache | None) -> Form:
         over_cache = not isinstance(seen, sight.Causal)
         names = [field.name for field in dataclasses.fields(Form) if field.name in _FIELDS and field.name != "lora"]
         layers = lora.chosen(self.lora)
         thin = (layers, self.lora["rank"], self.lora["alpha"]) if layers else ((), 0, 0.0)
         form = Form(**{name: getattr(self, name) for name in names}, over_cache=over_cache, lora=thin)
         num_kv_heads, head_dim = self._heads()
-        attention = DEFAULT if over_cache else self.attention or DEFAULT
+        attention = DEFAULT if over_cache else self._attention(cache)
         return dataclasses.replace(form, num_kv_heads=num_kv_heads, head_dim=head_dim, attention=attention)
+
+    def _attention(self, cache: Cache | None) -> str:
+        """How tokens look at each other."""
+        devices = along("sequence")
+        if devices == 1 or self.attention == DEFAULT:
+            return self.attention or DEFAULT
+        if self.attention not in (None, RING):
+            raise errors.UserError(
+                f"attention={self.attention!r} does not split rows over mesh.sequence={devices}: use {RING!r}, or "
+                "--config.mesh.sequence=1"
+            )
+        return DEFAULT if self.local_layers or cache is not None or self.is_initializing() else RING
 
     def _heads(self) -> tuple[int, int]:
         return self.num_kv_heads or self.num_heads, self.head_dim or self.width // self.num_heads

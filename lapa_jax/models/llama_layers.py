@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lapa_jax.models import attention, lora, rotary
 from lapa_jax.models.linear import Linear
-from lapa_jax.sharding import constrain_batch, constrain_heads
+from lapa_jax.sharding import constrain_heads, constrain_tokens
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": nn.gelu}
 
@@ -140,7 +140,7 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, cache: Cache | None, near: jax.Array | None, context: Any, slot: Any
     ) -> tuple[jax.Array, Cache | None]:
-        form, x = self.form, constrain_batch(x)
+        form, x = self.form, constrain_tokens(x)
         turn, seen = context if near is None else jax.tree.map(lambda both: both[near], context)
         y = form.norm("attention_norm")(x)
         y, cache = Attention(form, name="attention")(y, cache, turn, seen, slot)

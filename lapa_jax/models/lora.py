@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lapa_jax import errors
+from lapa_jax.models import linear
 
 NAMES = ("lora_a", "lora_b")
 LAYERS = tuple(f"attention/{name}" for name in ("wq", "wk", "wv", "wo")) + tuple(
@@ -37,7 +38,7 @@ class LowRankDense(nn.Module):
         a = self.param("lora_a", init, (size, self.rank))
         b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features))
         leading = x.shape[:-1]
-        x, kernel, a, b = (one.astype(self.dtype) for one in (x.reshape(-1, size), kernel, a, b))  # as `linear`
+        x, kernel, a, b = (one.astype(self.dtype) for one in (linear.rows(x), kernel, a, b))
         y = x @ kernel + (x @ a) @ b * jnp.asarray(self.alpha / self.rank, self.dtype)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)

@@ -13,7 +13,7 @@ from lapa_jax import errors, vocab
 from lapa_jax.models import image_stem, llama, projector, token_stream
 from lapa_jax.models.linear import Linear
 from lapa_jax.models.token_stream import Tokens
-from lapa_jax.sharding import constrain, constrain_batch
+from lapa_jax.sharding import constrain, constrain_batch, constrain_tokens
 
 TRUNK_OPTIONS = ("theta", "remat", "rope", "rope_length", "attention", "lora")
 """Keys of a config's `model` section that go to the trunk as they are; its key `trunk` may hold all others."""
@@ -165,7 +165,7 @@ class LatentActionVLM(nn.Module):
         x = x * self.body.embed_scale
         if image is not None:
             x = _chosen(lambda ids: token_stream.rows_at(image, ids), tokens, vocab.IMAGE, x)
-        return x.astype(self.residual_dtype or self.dtype)
+        return constrain_tokens(x.astype(self.residual_dtype or self.dtype))
 
     def _rows(self, name: str, ids: jax.Array) -> jax.Array:
         """float[B, T, D] of a table that devices have in parts.
@@ -177,7 +177,7 @@ class LatentActionVLM(nn.Module):
         if ids.size < table.num_embeddings:
             return table(ids)
         whole = constrain(table.embedding.astype(self.dtype), None, None)
-        return constrain_batch(jnp.take(whole, ids, axis=0))
+        return constrain_tokens(jnp.take(whole, ids, axis=0))
 
 
 def _chosen(table: Callable[[jax.Array], jax.Array], tokens: Tokens, kind: int, otherwise: jax.Array) -> jax.Array:

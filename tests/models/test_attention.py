@@ -128,6 +128,10 @@ def a_batch(length=12):
 
 @pytest.fixture(scope="module")
 def params():
+    return weights()
+
+
+def weights():
     params = text_model().init(jax.random.key(0), a_batch(), ("text",), method="logits_of")["params"]
     return jax.tree.map(lambda p: 2.0 * p if p.ndim > 1 else p, params)
 
