@@ -49,4 +49,4 @@ CASES: Mapping[str, Case] = {
     "LoRA, 256 rows in 32 parts": Case("official", {"batch_size": 256, "accumulate": 32, **LORA}),
     "LoRA, float32 base, 1 row": Case("official", {"batch_size": 1, **LORA, "frozen_dtype": "float32"}),
 }
-"""Name -> case; rows are of 384 places, and of 2048 where they are packed."""
+"""Name -> case, all with remat="full"; rows are of 384 places, and of 2048 where they are packed."""

@@ -28,5 +28,5 @@ def config_of(case: Case, size: str) -> ConfigDict:
     """As the command line of `pretrain_vlm` makes it."""
     config = pretrain_configs.get_config(case.size)
     config.lock()
-    config.update_from_flattened_dict({"model.size": size, **case.changes})
+    config.update_from_flattened_dict({"model.size": size, "model.remat": "full", **case.changes})
     return config

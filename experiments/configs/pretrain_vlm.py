@@ -25,7 +25,7 @@ def get_config(size: str = "base") -> ConfigDict:
         image="tokens",  # or "features" of a frozen encoder, or "stem", pixels
         image_stem=dict(channels=32, num_heads=4, keypoints=32),  # of image="stem", trained with the trunk
         projector=dict(hidden=0),  # of image="features"; units between its two layers, 0: the trunk's width
-        remat="full",
+        remat="dots",  # what the backward pass keeps: dots|attention|full (nothing)|none (all); docs/scale.md
         theta=5e7,  # base of the rotary frequencies
         attention=placeholder(str),  # None: "xla"; or "cudnn", "splash", "ring" (docs/text-models.md)
         rope="exact",  # or "bfloat16", the rounded table of the published weights

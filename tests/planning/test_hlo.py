@@ -102,25 +102,6 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs():
     assert one.groups.tolist()[:2] == [[0, 1], [1, 2]]
 
 
-@pytest.mark.parametrize(
-    "text, groups",
-    [
-        ("replica_groups={{0,2},{1,3}}, x", [[0, 2], [1, 3]]),
-        ("replica_groups=[2,2]<=[4], x", [[0, 1], [2, 3]]),
-        ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", [[0, 1], [2, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}, x", [[0, 2], [1, 3], [4, 6], [5, 7]]),
-        ("replica_groups=mesh['a'=2,'b'=4] {'b':(2)2}, x", [[0, 1], [2, 3], [4, 5], [6, 7]]),
-        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}, x", [[3, 2], [1, 0]]),
-        ("no groups", [[0]]),
-    ],
-)
-def test_groups_are_read_in_each_way_of_writing_them(text, groups):
-    assert collectives._groups(text).tolist() == groups
-
-
 def test_groups_in_another_way_are_refused():
     with pytest.raises(errors.UserError, match="not known"):
         collectives._groups("replica_groups=something[2], x")
