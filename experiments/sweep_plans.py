@@ -35,7 +35,7 @@ class Run:
     Attributes:
         config: of a program, with its size.
         changes: dotted key -> value, of all its cells.
-        layouts: name -> (mesh as function of the number of devices, changes).
+        layouts: name -> changes of one of them.
         unit: samples of a step.
     """
 
@@ -46,24 +46,29 @@ class Run:
 
 
 def mesh(data: int = 1, tensor: int = 1) -> Changes:
-    """Devices that are left over share parameters."""
-    return {"mesh.data": data, "mesh.fsdp": -1, "mesh.tensor": tensor}
+    """Devices that are left over share parameters; with data=-1 each has them all."""
+    return {"mesh.data": data, "mesh.fsdp": 1 if data == -1 else -1, "mesh.tensor": tensor}
+
+
+BFLOAT16 = {"model.backbone_args.dtype": "bfloat16"}
 
 
 VLM = {
-    "fsdp, remat full": mesh(),
+    "fsdp, remat full": mesh() | {"model.remat": "full"},
     "fsdp, remat attention": mesh() | {"model.remat": "attention"},
     "fsdp, remat dots": mesh() | {"model.remat": "dots"},
     "fsdp, no remat": mesh() | {"model.remat": "none"},
-    "data 2, remat full": mesh(data=2),
-    "tensor 2, remat full": mesh(tensor=2),
-    "tensor 4, remat attention": mesh(tensor=4) | {"model.remat": "attention"},
+    "data 2, remat dots": mesh(data=2) | {"model.remat": "dots"},
+    "tensor 2, remat dots": mesh(tensor=2) | {"model.remat": "dots"},
+    "tensor 4, remat dots": mesh(tensor=4) | {"model.remat": "dots"},
 }
 LAQ = {
     "fsdp": mesh(),
     "fsdp, remat": mesh() | {"model.backbone_args.remat": True},
-    "fsdp, bfloat16": mesh() | {"model.backbone_args.dtype": "bfloat16"},
-    "fsdp, bfloat16, remat": mesh() | {"model.backbone_args.dtype": "bfloat16", "model.backbone_args.remat": True},
+    "fsdp, bfloat16": mesh() | BFLOAT16,
+    "fsdp, bfloat16, remat": mesh() | BFLOAT16 | {"model.backbone_args.remat": True},
+    "data, bfloat16": mesh(data=-1) | BFLOAT16,
+    "data 8, bfloat16": mesh(data=8) | BFLOAT16,
 }
 PACKED = {"data.packed": True, "data.row_length": 1536, "data.text_length": 128, "batch_size": 64}
 RUNS: Mapping[str, Run] = {
