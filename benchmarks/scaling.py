@@ -83,7 +83,7 @@ def _speed(count: int, workdir: pathlib.Path) -> float:
     if any(one.returncode for one in running):
         raise errors.UserError(f"training in {count} processes failed: {said[0].strip().splitlines()[-1]}")
     rows = [json.loads(line) for line in (workdir / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [row["steps_per_second"] for row in rows if row["split"] == "train"][-1]
+    return [row["steps_per_second"] for row in rows if "steps_per_second" in row][-1]
 
 
 def _row(part: str, one: dict[str, Any], first: dict[str, Any]) -> str:
