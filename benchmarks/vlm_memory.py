@@ -32,10 +32,11 @@ _JSON = flags.DEFINE_string("json", None, "File for all numbers, written after e
 _COLUMNS = ("parameters, 10^9", "state", "arguments", "temporaries", "new outputs", "peak")
 
 
-def _line(name: str, memory: analysis.Memory) -> str:
+def _line(name: str, found: analysis.Found) -> str:
     """A row of the table, in GB of 10^9 bytes."""
+    memory = found.memory
     sizes = (memory.state, memory.arguments, memory.temporaries, memory.outputs, memory.peak)
-    numbers = [f"{value / cases.GB:.2f}" for value in (memory.parameters, *sizes)]
+    numbers = [f"{value / cases.GB:.2f}" for value in (found.parameters, *sizes)]
     numbers[-1] += " (refused)" * memory.refused
     fitting = ["yes" if cases.fits(memory.peak, card) else "no" for card in cases.CARDS]
     return f"| {' | '.join([name, *numbers, *fitting])} |"
@@ -70,9 +71,12 @@ def _run() -> None:
     head = ["case", *_COLUMNS, *(f"fits {card} GB" for card in cases.CARDS)]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for name in names:
-        memory = analysis.analyse(cases.CASES[name], _SIZE.value, mesh)
-        print(_line(name, memory), flush=True)
-        found[name] = dataclasses.asdict(memory) | {"peak": memory.peak, "card": cases.CASES[name].card}
+        one = analysis.analyse(cases.CASES[name], _SIZE.value, mesh)
+        print(_line(name, one), flush=True)
+        sums = {key: getattr(one.memory, key) for key in ("state", "arguments", "peak")}
+        found[name] = dataclasses.asdict(one.memory) | sums | {
+            "parameters": one.parameters, "seconds": one.seconds, "card": cases.CASES[name].card,
+        }  # fmt: skip
         if _JSON.value:
             storage.write_json(Path(_JSON.value), about | {"cases": found})
 

@@ -41,8 +41,8 @@ def planned(
     """The plan of one config."""
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     made = steps.make(program, config, mesh)
-    needed = steps.needed(program, config, made)
-    return plans.make(made.step, made.state, made.batch, mesh, topology, needed, keep)
+    needed, filled = steps.needed(made), made.network.filled
+    return plans.make(made.step, made.state, made.batch, mesh, topology, needed, filled, keep)
 
 
 def program_of(path: str | None) -> str:
@@ -58,22 +58,23 @@ def program_of(path: str | None) -> str:
 
 def main(_: Any) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    topology, config = topologies.parse(_TOPOLOGY.value), CONFIG.value
+    topology, config, reserve = topologies.parse(_TOPOLOGY.value), CONFIG.value, _RESERVE.value
     program = program_of(config_flags.get_config_filename(flags.FLAGS["config"]))
     compiler = topologies.compiler(topology)
     print(plan_page.about(program, topology, compiler, config), flush=True)
     keep = pathlib.Path(_HLO.value) if _HLO.value else None
     plan = planned(program, config, topology, compiler.devices, keep)
-    print(plan_page.page(plan, topology, config, _RESERVE.value, steps.filled(program, config)), flush=True)
+    print(plan_page.page(plan, topology, config, reserve), flush=True)
     if _JSON.value:
-        facts = plan_page.facts(plan, topology, config) | {"compiler": compiler.name, "jax": jax.__version__}
+        facts = plan_page.facts(plan, topology, config, reserve)
+        facts |= {"compiler": compiler.name, "jax": jax.__version__}
         pathlib.Path(_JSON.value).write_text(json.dumps(facts, indent=1) + "\n")
-    if plan.fits(topology, _RESERVE.value):
+    if plan.fits(topology, reserve):
         return
     found = None
     if _ADVISE.value:
         found = plan_knobs.search(
-            config, plan.memory, topology, _RESERVE.value,
+            config, plan.memory, topology, reserve,
             lambda changed: planned(program, changed, topology, compiler.devices),
         )
     print(plan_page.advice(found), flush=True)

@@ -26,17 +26,13 @@ def about(program: str, topology: Topology, compiler: Compiler, config: Any) -> 
     )
 
 
-def page(plan: Plan, topology: Topology, config: Any, reserve: float, filled: float | None) -> str:
-    """The numbers of a plan, a line a subject.
-
-    Args:
-        filled: share of the places of a row that hold a token; None where rows have no places.
-    """
+def page(plan: Plan, topology: Topology, config: Any, reserve: float) -> str:
+    """The numbers of a plan, a line a subject."""
     lines = [_memory(plan, topology, reserve)]
     if not plan.memory.refused:
         lines += [_work(plan, topology), _collectives(plan.sent)]
     if plan.estimate is not None:
-        lines += [_times(plan.estimate), _cost(plan, topology, config, filled)]
+        lines += [_times(plan.estimate), _cost(plan, topology, config)]
     return "\n".join(lines)
 
 
@@ -71,13 +67,13 @@ def _times(estimate: Estimate) -> str:
     return f"seconds a step, each alone at its peak: {parts}; bound by {estimate.bound}"
 
 
-def _cost(plan: Plan, topology: Topology, config: Any, filled: float | None) -> str:
+def _cost(plan: Plan, topology: Topology, config: Any) -> str:
     bounds = (plan.estimate.shortest, plan.estimate.longest)
     step = " to ".join(f"{one:.3f}" for one in bounds)
     mfu = " to ".join(f"{plan.estimate.mfu(one):.0%}" for one in bounds)
     hours = [one * config.num_steps / 3600 for one in bounds]
     devices = [one * topology.size for one in hours]
-    real = "" if filled is None else f" ({filled:.0%} of the places hold a token)"
+    real = "" if plan.filled is None else f" ({plan.filled:.0%} of the places hold a token)"
     return (
         f"a step takes {step} s (all at once, or nothing at once), MFU {mfu}{real}; {config.num_steps} steps "
         f"{hours[0]:.2f} to {hours[1]:.2f} h, {devices[0]:.1f} to {devices[1]:.1f} device-hours; waiting, saving "
@@ -93,7 +89,7 @@ def advice(found: Mapping[str, Any] | None) -> str:
     return f"error: it does not fit; with this it does: {flags}"
 
 
-def facts(plan: Plan, topology: Topology, config: Any) -> dict[str, Any]:
+def facts(plan: Plan, topology: Topology, config: Any, reserve: float) -> dict[str, Any]:
     """All numbers, JSON-able: bytes, FLOPs and seconds of a device and step."""
     estimate = plan.estimate and dataclasses.asdict(plan.estimate) | {
         "shortest": plan.estimate.shortest, "longest": plan.estimate.longest, "bound": plan.estimate.bound,
@@ -103,6 +99,7 @@ def facts(plan: Plan, topology: Topology, config: Any) -> dict[str, Any]:
         "topology": topology.name, "devices": topology.size, "mesh": dict(config.mesh),
         "batch_size": config.batch_size, "accumulate": config.accumulate,
         "memory": dataclasses.asdict(plan.memory) | {"peak": plan.memory.peak},
+        "fits": plan.fits(topology, reserve), "filled": plan.filled,
         "needed": plan.needed.needed, "causal": plan.needed.causal, "flops": plan.flops, "traffic": plan.traffic,
         "sent": dict(plan.sent), "estimate": estimate, "compile_seconds": plan.seconds,
     }  # fmt: skip

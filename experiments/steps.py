@@ -12,6 +12,7 @@ from typing import Any
 
 import codes_parts
 import jax
+import measuring
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -33,17 +34,17 @@ class Network:
     Attributes:
         loss_fn, init_fn: of the train state; see `training`.
         row: name -> array of one row of a batch, uint8, int32 or float32.
+        plain: the loss of the same model without remat and with attention that can be counted.
         maintain: see `training.make_train_step`.
-        tokens: places of a row; None where it has none.
-        filled: of these, with a token in them.
+        filled: share of a row's places that hold a token; None where it has none.
     """
 
     loss_fn: training.LossFn
     init_fn: Callable[[jax.Array], Any]
     row: Mapping[str, np.ndarray]
+    plain: training.LossFn
     maintain: training.MaintainFn | None = None
-    tokens: int | None = None
-    filled: int | None = None
+    filled: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Step:
         step: jitted (state, batch) -> (state, metrics), which takes the state's memory.
         state, batch: trees of ShapeDtypeStructs with their shardings.
         network: what it trains.
+        selection: which of its parameters.
     """
 
     step: Any
     state: training.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     network: Network
+    selection: selection.Selection
 
 
 def make(program: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
@@ -73,21 +76,11 @@ def make(program: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     step = training.make_train_step(net.loss_fn, tx, config.seed, net.maintain, accumulate=config.accumulate)
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     batch = {name: _rows(one, config.batch_size, split) for name, one in net.row.items()}
-    return Step(step, training.abstract_state(init, mesh), batch, net)
+    return Step(step, training.abstract_state(init, mesh), batch, net, optimizers.of(tx).selection)
 
 
 def _rows(row: np.ndarray, count: int, split: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, *row.shape), row.dtype, sharding=split)
-
-
-def plain(program: str, config: ConfigDict) -> Network:
-    """The network of a config without remat and with attention that can be counted: what the model itself needs."""
-    config = config.copy_and_resolve_references()
-    if program == "pretrain_vlm":
-        config.model.update(remat="none", attention="xla")
-    elif program == "train_laq" and "remat" in config.model.backbone_args:
-        config.model.backbone_args.remat = False
-    return network(program, config)
 
 
 def network(program: str, config: ConfigDict) -> Network:
@@ -107,9 +100,10 @@ def _laq(config: ConfigDict) -> Network:
         raise errors.UserError("plans of stage 1 are for pairs of frames alone: no tower, labels or phase")
     model, size = laq.LatentActionQuantizer(**config.model), config.data.image_size
     frame = np.zeros((size, size, 3), np.uint8)
+    losses = (train_laq.make_loss(one, **config.loss) for one in (model, measuring.plain_laq(model)))
     return Network(
-        train_laq.make_loss(model, **config.loss), laq.init_fn(model, size, config.data.text_length),
-        {"frame": frame, "next_frame": frame}, codes_parts.make_maintain(model, config.accumulate),
+        next(losses), laq.init_fn(model, size, config.data.text_length), {"frame": frame, "next_frame": frame},
+        next(losses), codes_parts.make_maintain(model, config.accumulate),
     )  # fmt: skip
 
 
@@ -119,10 +113,9 @@ def _tokenizer(config: ConfigDict) -> Network:
     if config.tower.path is not None:
         raise errors.UserError("plans of the tokenizer are without a tower: leave out tower.path")
     model, size = vqgan.from_config(config.model.to_dict()), config.data.image_size
-    return Network(
-        train_tokenizer.make_loss(model, **config.loss), vqgan.init_fn(model, size),
-        {"frame": np.zeros((size, size, 3), np.uint8)}, codes_parts.make_maintain(model, config.accumulate),
-    )  # fmt: skip
+    loss_fn, row = train_tokenizer.make_loss(model, **config.loss), {"frame": np.zeros((size, size, 3), np.uint8)}
+    maintain = codes_parts.make_maintain(model, config.accumulate)
+    return Network(loss_fn, vqgan.init_fn(model, size), row, loss_fn, maintain)
 
 
 def _vlm(config: ConfigDict) -> Network:
@@ -142,8 +135,9 @@ def _vlm(config: ConfigDict) -> Network:
     rows = latent_rows.Rows.of(layout, [INSTRUCTION], config.data.row_length, config.data.packed)
     task = latent_task.LatentTask(planner, rows, dict(config.loss_weights), config.layout == "official")
     row = _vlm_row(rows, config, encoder)
-    filled = int((row["segments"] > 0).sum())
-    return Network(pretrain_vlm.make_loss(task), planner.init_fn(), row, tokens=rows.length, filled=filled)
+    plain = pretrain_vlm.make_loss(measuring.plain_vlm(task))
+    filled = float((row["segments"] > 0).mean())
+    return Network(pretrain_vlm.make_loss(task), planner.init_fn(), row, plain, filled=filled)
 
 
 def _vlm_row(rows: latent_rows.Rows, config: ConfigDict, encoder: Any) -> dict[str, np.ndarray]:
@@ -177,19 +171,11 @@ NETWORKS: Mapping[str, Callable[[ConfigDict], Network]] = {
 }  # fmt: skip
 
 
-def needed(program: str, config: ConfigDict, made: Step) -> work.Work:
+def needed(made: Step) -> work.Work:
     """What the model needs of a step: loss and gradients of what is trained, nothing computed twice."""
-    net = plain(program, config)
-    tx, _ = optimizers.make(config.num_steps, **config.optimizer)
-    trained_params, rest = optimizers.of(tx).selection.split(made.state.params)
+    trained_params, rest = made.selection.split(made.state.params)
 
     def loss(params: Any, rest: Any, variables: Any, batch: Any) -> Any:
-        return net.loss_fn(selection.join(params, rest), variables, batch, jax.random.key(0))
+        return made.network.plain(selection.join(params, rest), variables, batch, jax.random.key(0))
 
     return work.of(jax.grad(loss, has_aux=True), trained_params, rest, made.state.variables, made.batch)
-
-
-def filled(program: str, config: ConfigDict) -> float | None:
-    """Share of a row's places that hold a token; None where rows have none."""
-    net = network(program, config)
-    return None if net.tokens is None else net.filled / net.tokens

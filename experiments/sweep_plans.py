@@ -20,7 +20,6 @@ from typing import Any
 from absl import app, flags
 
 from lapa_jax import errors
-from lapa_jax.planning import topologies
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Plans and the table go here.", required=True)
 _TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e-64", "v5p-32", "v6e-64", "gpu:h100:8x1"], "Machines.")
@@ -118,16 +117,14 @@ def table(root: pathlib.Path) -> str:
 def _row(cell: Mapping[str, Any]) -> tuple[float, str]:
     """What rows are sorted by, and one."""
     memory, estimate = cell["memory"]["peak"] / 2**30, cell["estimate"]
-    chip = topologies.parse(cell["topology"]).chip
-    fits = cell["memory"]["peak"] <= 0.95 * chip.memory
-    size = f"{memory:.1f}" if fits else f"{memory:.1f}, does not fit"
+    size = f"{memory:.1f}" if cell["fits"] else f"{memory:.1f}, does not fit"
     if estimate is None:
         return float("inf"), f"| {cell['layout']} | {size} | | | | | | |"
     low, high = estimate["shortest"], estimate["longest"]
     samples = f"{cell['unit'] / high:.0f} to {cell['unit'] / low:.0f}"
     mfu = f"{estimate['mfu'][1]:.0%} to {estimate['mfu'][0]:.0%}"
     numbers = f"{cell['flops'] / 1e12:.1f} | {sum(cell['sent'].values()) / 1e9:.1f} | {low:.2f} to {high:.2f}"
-    key = high if fits else 1e6 + high
+    key = high if cell["fits"] else 1e6 + high
     return key, f"| {cell['layout']} | {size} | {numbers} | {samples} | {mfu} | {estimate['bound']} |"
 
 

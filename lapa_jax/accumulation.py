@@ -62,8 +62,7 @@ def check(batch: Any, count: int) -> None:
     """
     if count < 1:
         raise errors.UserError(f"accumulate={count} is no number of parts: give 1 or more")
-    mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = sharding.along("data") * sharding.along("fsdp")
     for path, x in jax.tree.leaves_with_path(batch):
         if x.shape[0] % (count * shards):
             raise errors.UserError(

@@ -97,6 +97,17 @@ def along(axis: str) -> int:
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
+def splits(rows: int, *heads: int) -> tuple[tuple[str, str] | None, str | None]:
+    """Axes of the mesh that is set over which rows, and heads of queries and keys, are split, None where they do
+    not divide.
+
+    For kernels that each device calls by itself.
+    """
+    over_rows = ("data", "fsdp") if rows % (along("data") * along("fsdp")) == 0 else None
+    over_heads = "tensor" if all(count % along("tensor") == 0 for count in heads) else None
+    return over_rows, over_heads
+
+
 def path_name(path: Sequence[Any]) -> str:
     """'/'-joined name of a pytree path: dict keys, dataclass fields, sequence indices."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

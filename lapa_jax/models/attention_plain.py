@@ -45,14 +45,9 @@ def _backward(scale: float, kept: Any, grad: jax.Array) -> tuple[jax.Array, ...]
     rows, grads = by_head(q, k.shape[2]), by_head(grad, k.shape[2])
     with jax.named_scope(AGAIN):
         weights = jnp.exp(logits(rows, k, mask, scale) - highest) / total
-    of_weights = product("bkrd,bskd->bkrs", grads, v)
-    products = grad.astype(jnp.float32) * out.astype(jnp.float32)
-    mean = by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
-    of_logits = (weights * (of_weights - mean) * scale).astype(q.dtype)
-    of_q = by_token(product("bkrs,bskd->bkrd", of_logits, k), q.shape)
-    of_k = product("bkrs,bkrd->bskd", of_logits, rows)
-    of_v = product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
-    return of_q.astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype), None
+    mean = mean_of(grad, out, k.shape[2])
+    of_rows, of_k, of_v = gradients(rows, k, v, weights, mean, grads, scale)
+    return by_token(of_rows, q.shape).astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype), None
 
 
 _attend.defvjp(_forward, _backward)
@@ -63,6 +58,23 @@ def logits(rows: jax.Array, k: jax.Array, mask: jax.Array, scale: float) -> jax.
     found = product("bkrd,bskd->bkrs", rows, k) * scale
     groups = rows.shape[2] // mask.shape[2]
     return jnp.where(jnp.tile(mask, (1, 1, groups, 1)) if groups > 1 else mask, found, UNSEEN)
+
+
+def mean_of(grad: jax.Array, out: jax.Array, kv_heads: int) -> jax.Array:
+    """float32[B, K, G * T, 1]: what softmax takes off the gradient of each weight, from that of what was seen."""
+    products = grad.astype(jnp.float32) * out.astype(jnp.float32)
+    return by_head(jnp.sum(products, axis=-1, keepdims=True), kv_heads)
+
+
+def gradients(
+    rows: jax.Array, k: jax.Array, v: jax.Array, weights: jax.Array, mean: jax.Array, grads: jax.Array, scale: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of `by_head` rows, keys and values, float32, from those of what was seen (`grads`, by head)."""
+    of_weights = product("bkrd,bskd->bkrs", grads, v)
+    of_logits = (weights * (of_weights - mean) * scale).astype(rows.dtype)
+    of_rows = product("bkrs,bskd->bkrd", of_logits, k)
+    of_k = product("bkrs,bkrd->bskd", of_logits, rows)
+    return of_rows, of_k, product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
 
 
 def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:

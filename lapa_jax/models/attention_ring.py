@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors
 from lapa_jax.models import attention_plain as plain
-from lapa_jax.sharding import along
+from lapa_jax.sharding import along, splits
 
 AXIS = "sequence"
 BLOCK = 512
@@ -69,8 +69,7 @@ def _specs(q: jax.Array, k: jax.Array) -> dict[str, P] | None:
     """Of queries, keys, segments and totals; None without a mesh."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
-    rows = ("data", "fsdp") if q.shape[0] % (along("data") * along("fsdp")) == 0 else None
-    heads = "tensor" if q.shape[2] % along("tensor") == 0 == k.shape[2] % along("tensor") else None
+    rows, heads = splits(q.shape[0], q.shape[2], k.shape[2])
     tokens = P(rows, AXIS, heads, None)
     return dict(q=tokens, k=tokens, s=P(rows, AXIS), t=P(rows, heads, AXIS, None))
 
@@ -121,18 +120,14 @@ def _look_back(
 ) -> tuple[jax.Array, ...]:
     """Gradients of a device's queries, keys and values."""
     rows, grads = plain.by_head(q, k.shape[2]), plain.by_head(grad, k.shape[2])
-    products = grad.astype(jnp.float32) * out.astype(jnp.float32)
-    mean = plain.by_head(jnp.sum(products, axis=-1, keepdims=True), k.shape[2])
+    mean = plain.mean_of(grad, out, k.shape[2])
 
     def add(of_q: jax.Array, block: Any, back: Any) -> Any:
         k, v, *_ = block
         with jax.named_scope(plain.AGAIN):
             weights = jnp.exp(plain.logits(rows, k, _mask(segments, block, back), scale) - total)
-        of_weights = plain.product("bkrd,bskd->bkrs", grads, v)
-        of_logits = (weights * (of_weights - mean) * scale).astype(q.dtype)
-        of_k = plain.product("bkrs,bkrd->bskd", of_logits, rows)
-        of_v = plain.product("bkrs,bkrd->bskd", weights.astype(v.dtype), grads)
-        return of_q + plain.product("bkrs,bskd->bkrd", of_logits, k), (of_k, of_v)
+        more, *of_block = plain.gradients(rows, k, v, weights, mean, grads, scale)
+        return of_q + more, tuple(of_block)
 
     luggage = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
     of_q, (of_k, of_v) = _round(add, jnp.zeros(rows.shape, jnp.float32), (k, v, segments), luggage, count)

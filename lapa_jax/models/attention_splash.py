@@ -9,6 +9,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
 from lapa_jax import errors
+from lapa_jax.sharding import splits
 
 BLOCKS = (512, 256, 128)
 """Tokens that are looked at together, the most that divide their number. No fewer: a lane of a TPU has 128."""
@@ -34,11 +35,9 @@ def attend(
     if not interpret and (device := jax.default_backend()) != "tpu":
         raise errors.UserError(f"attention='splash' wants a TPU, and this is a {device}: use attention='xla'")
     run = functools.partial(_attend, scale=q.shape[-1] ** -0.5 if scale is None else scale, interpret=interpret)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return run(q, k, v, segments)
-    rows = ("data", "fsdp") if q.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
-    heads = "tensor" if q.shape[2] % mesh.shape["tensor"] == 0 == k.shape[2] % mesh.shape["tensor"] else None
+    rows, heads = splits(q.shape[0], q.shape[2], k.shape[2])
     whole = P(rows, None, heads, None)
     specs = dict(in_specs=(whole, whole, whole, P(rows, None)), out_specs=whole, check_vma=False)
     return jax.shard_map(run, **specs)(q, k, v, segments)

@@ -39,9 +39,14 @@ class Memory:
         return self.params + self.opt_state + self.ema + self.variables
 
     @property
+    def arguments(self) -> float:
+        """Of state and batch, as the compiler lays them out."""
+        return self.state + self.batch + self.layout
+
+    @property
     def peak(self) -> float:
         """All of it at once."""
-        return self.state + self.batch + self.layout + self.temporaries + self.outputs + self.program
+        return self.arguments + self.temporaries + self.outputs + self.program
 
 
 def bytes_a_device(tree: Any) -> float:
@@ -49,6 +54,25 @@ def bytes_a_device(tree: Any) -> float:
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
+
+
+def compiled(step: Any, state: Any, batch: Any, mesh: jax.sharding.Mesh) -> tuple[Memory, Any]:
+    """Compiles a step for the devices of a mesh, which need not be there; nothing is run.
+
+    Args:
+        step: jitted (state, batch) -> anything.
+        state, batch: ShapeDtypeStructs with their shardings on `mesh`.
+
+    Returns:
+        The memory of a device, and the program; None where the compiler refuses it for lack of memory.
+    """
+    arguments = of_arguments(state, batch)
+    try:
+        with jax.set_mesh(mesh):
+            program = step.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return of_refusal(arguments, error), None
+    return of_program(arguments, program.memory_analysis()), program
 
 
 def of_arguments(state: Any, batch: Any) -> Memory:

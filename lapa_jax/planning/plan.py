@@ -20,6 +20,7 @@ class Plan:
     Attributes:
         memory: of a device.
         needed: of the whole step without remat.
+        filled: share of a row's places that hold a token; None where rows have no places.
         flops: that a device runs.
         traffic: bytes of its main memory.
         sent: kind of collective -> bytes that leave it.
@@ -29,6 +30,7 @@ class Plan:
 
     memory: Memory
     needed: work.Work
+    filled: float | None
     flops: float
     traffic: float
     sent: Mapping[str, float]
@@ -44,24 +46,21 @@ class Plan:
 
 def make(
     step: Any, state: Any, batch: Any, mesh: jax.sharding.Mesh, topology: Topology, needed: work.Work,
-    keep: pathlib.Path | None = None,
+    filled: float | None = None, keep: pathlib.Path | None = None,
 ) -> Plan:  # fmt: skip
     """
     Args:
         step: jitted (state, batch) -> (state, metrics).
         state, batch: ShapeDtypeStructs with their shardings on `mesh`.
-        needed: see `Plan`.
+        needed, filled: see `Plan`.
         keep: file for the text of the compiled program.
     """
-    arguments, begun = memory.of_arguments(state, batch), time.perf_counter()
-    try:
-        with jax.set_mesh(mesh):
-            compiled = step.lower(state, batch).compile()
-    except jax.errors.JaxRuntimeError as error:
-        refused = memory.of_refusal(arguments, error)
-        return Plan(refused, needed, 0.0, 0.0, {}, None, time.perf_counter() - begun)
-    found = memory.of_program(arguments, compiled.memory_analysis())
-    took, text = time.perf_counter() - begun, compiled.as_text()
+    begun = time.perf_counter()
+    found, compiled = memory.compiled(step, state, batch, mesh)
+    took = time.perf_counter() - begun
+    if compiled is None:
+        return Plan(found, needed, filled, 0.0, 0.0, {}, None, took)
+    text = compiled.as_text()
     if keep is not None:
         keep.write_text(text)
     module = hlo.parse(text)
@@ -70,4 +69,4 @@ def make(
     if topology.chip is not None:
         by_dtype = {kind: flops * share / needed.total for kind, share in needed.by_dtype.items()}
         estimate = roofline.estimate(topology, by_dtype, traffic, sends, needed.needed)
-    return Plan(found, needed, flops, traffic, collectives.sent_by_kind(sends), estimate, took)
+    return Plan(found, needed, filled, flops, traffic, collectives.sent_by_kind(sends), estimate, took)
