@@ -114,7 +114,7 @@ def test_sigkill_in_the_middle_of_a_save(killed, stages, straight, tmp_path):
     with jobs.Job("train_laq", workdir, flags, count=2, fault="stuck 12") as job:
         job.wait_for("stuck at")
         job.kill(killed)
-        statuses = job.statuses(timeout=60)
+        statuses = job.statuses()
     assert statuses[killed] == -signal.SIGKILL and statuses[1 - killed] not in (0, None)
     left = job.said(1 - killed)
     assert "did another process end? see its output" in left or "another task died" in left
@@ -141,7 +141,7 @@ def test_four_go_on_as_two_and_as_one(stages, straight, tmp_path):
 @pytest.mark.slow
 def test_an_error_in_one_process_of_a_training_ends_it(stages, tmp_path):
     with jobs.Job("train_laq", tmp_path / "run", stages("train_laq"), count=2, fault="raise 7") as job:
-        assert job.statuses(timeout=120) == [1, 1]
+        assert job.statuses() == [1, 1]
     for number in range(2):
         assert "process 1 of 2 failed and ends them all: RuntimeError: the disk of this host" in job.said(number)
     assert steps_saved(tmp_path / "run") == ["6"]

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import fake_world
 import numpy as np
 import policies
 import pytest
+import waiting
 
 from lapa_jax import chunking, errors
 from lapa_jax.evaluation import intervals, rollouts
@@ -172,20 +172,17 @@ def test_a_killed_process_loses_nothing_that_was_finished(tmp_path):
     for _ in range(3):
         assert first.stdout.readline() == "episode\n"
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=30)
+    first.communicate(timeout=waiting.PATIENCE)
     there = len(lines(tmp_path / "cut", "slow"))
     assert 3 <= there < 12
     for folder in ("cut", "whole"):
-        printed, _ = killed(tmp_path / folder, 0).communicate(timeout=60)
+        printed, _ = killed(tmp_path / folder, 0).communicate(timeout=waiting.PATIENCE)
         assert printed.count("episode") == 12 - there * (folder == "cut")
     cut, whole = (lines(tmp_path / folder, "slow") for folder in ("cut", "whole"))
     for one in (*cut.values(), *whole.values()):
         del one["film"]
     assert cut == whole
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    waiting.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 class Refused(RuntimeError):

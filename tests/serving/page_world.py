@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import uvicorn
+import waiting
 import websockets.sync.client
 from starlette.applications import Starlette
 
@@ -91,7 +92,7 @@ def serving(shown):
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + waiting.PATIENCE
     while not server.started:
         assert time.monotonic() < deadline and thread.is_alive(), "the server did not start"
         time.sleep(0.01)
@@ -100,7 +101,7 @@ def serving(shown):
         yield f"{host}:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(waiting.PATIENCE)
         assert not thread.is_alive(), "the server did not end"
 
 
@@ -122,7 +123,7 @@ class Talk:
 
     def hear(self, kind, **fields):
         """The next message of that type whose fields are as given; others are left out."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + waiting.PATIENCE
         while True:
             message = json.loads(self.socket.recv(timeout=deadline - time.monotonic()))
             if message["type"] == kind and all(message[name] == value for name, value in fields.items()):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import waiting
 import websockets.sync.client
 
 from lapa_client import messages
@@ -32,7 +33,7 @@ class Running:
 
     def request(self, method, path, body=None, **headers):
         """(status, headers, body) of a request; JSON and dicts are decoded and encoded."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=waiting.PATIENCE)
         if isinstance(body, dict):
             body, headers = json.dumps(body), {"content-type": "application/json", **headers}
         with contextlib.closing(connection):
@@ -60,12 +61,12 @@ class Running:
         with self.connect() as connection:
             connection.recv()
             connection.send(data if isinstance(data, bytes | str) else messages.pack(data))
-            said = json.loads(connection.recv(timeout=20))
+            said = json.loads(connection.recv(timeout=waiting.PATIENCE))
             with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
-                connection.recv(timeout=20)
+                connection.recv(timeout=waiting.PATIENCE)
             return said["code"], said["error"], closed.value.rcvd.code
 
-    def until_ready(self, seconds=20):
+    def until_ready(self, seconds=waiting.PATIENCE):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(ConnectionRefusedError):
@@ -76,5 +77,5 @@ class Running:
 
     def end(self):
         self._server.should_exit = True
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=waiting.PATIENCE)
         assert not self._thread.is_alive()

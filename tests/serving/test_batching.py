@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import waiting
 from fake_policy import WARM, FakePolicy, expected, image
 
 WHY = "the server is not installed (extra [serve])"
@@ -147,7 +148,7 @@ def test_many_clients_get_their_own_answers(serve):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(waiting.PATIENCE)
     made = server.policy.batches[warm:]
     assert not wrong and max(made) > 4 and sum(made) >= 240 > 2 * len(made)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import waiting
 from fake_policy import WARM, FakePolicy, expected, image
 
 lapa_client = pytest.importorskip("lapa_client", reason="the client is not installed (extra [serve])")
@@ -68,7 +69,7 @@ def test_no_server_is_said_after_the_wait(unused_port):
     begun = time.monotonic()
     with pytest.raises(lapa_client.Unreachable, match="no policy server at ws://127.0.0.1") as caught:
         lapa_client.Client(f"ws://127.0.0.1:{unused_port}", wait_s=0.5)
-    assert caught.value.code == "unreachable" and time.monotonic() - begun < 5
+    assert caught.value.code == "unreachable" and time.monotonic() - begun < 30
     assert isinstance(caught.value, ConnectionError)
 
 
@@ -79,7 +80,7 @@ def test_it_waits_for_a_server_that_starts_and_warms_up(unused_port):
     wait.start()
     time.sleep(0.3)
     server = servers.Running(FakePolicy(seconds=0.1), port=unused_port)
-    wait.join(20)
+    wait.join(waiting.PATIENCE)
     found[0].infer({"image": image(), "instruction": "push"})
     found[0].close()
     server.end()

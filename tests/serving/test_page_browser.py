@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import waiting
 
 pytest.importorskip("starlette", reason="the page is served with the extra [serve]")
 pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]")
@@ -16,7 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(FOUND is None, reason=f"no browser: none of {', '.join(NAMES)} on the path")
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 1000 * waiting.PATIENCE  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def browser():
 def serve():
     """(arguments of page_server.py) -> the address of a server in another process, one for the same arguments."""
     started = {}
-    paths = os.pathsep.join([str(HERE.parent.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    places = (HERE.parent.parent, HERE.parent, HERE, os.environ.get("PYTHONPATH", ""))
+    paths = os.pathsep.join(map(str, places))
 
     def start(*arguments):
         if arguments not in started:
@@ -43,7 +45,7 @@ def serve():
     yield start
     for server, address in started.values():
         server.terminate()
-        server.wait(30)
+        server.wait(waiting.PATIENCE)
         server.stdout.close()
         assert address.startswith("http"), "a server did not start"
 
@@ -253,7 +255,7 @@ def served(tiny_run, tmp_path):
     found = next((line for line in server.stdout if "watch it" in line), "")
     yield found.split()[-1] if found else pytest.fail("the server did not start")
     server.terminate()
-    assert server.wait(60) == 0
+    assert server.wait(waiting.PATIENCE) == 0
     server.stdout.close()
 
 
@@ -265,7 +267,7 @@ def test_the_program_serves_the_page_of_a_trained_policy_to_who_has_the_token(se
     page.get_by_label("Instruction", exact=True).fill("push the red block left")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Start").click()
-    playwright.expect(page.locator("#latents li")).to_have_count(1, timeout=6 * PATIENCE)  # it warms up first
+    playwright.expect(page.locator("#latents li")).to_have_count(1, timeout=PATIENCE)  # it warms up first
     is_wide(page, "#painted", 64)
     shows(page, "#painted-name", "imagined 0.4 s later")
     shows(page, "#infer", "p50")

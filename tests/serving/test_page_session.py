@@ -14,6 +14,7 @@ pytest.importorskip("starlette", reason="the page is served with the extra [serv
 pytest.importorskip("pybullet", reason="the tabletop needs the extra [tabletop]")
 
 import page_world
+import waiting
 from page_world import Talk
 from PIL import Image
 
@@ -53,7 +54,7 @@ def arm(frame):
 
 
 def get(server, path):
-    connection = http.client.HTTPConnection(server, timeout=20)
+    connection = http.client.HTTPConnection(server, timeout=waiting.PATIENCE)
     connection.request("GET", path)
     answer = connection.getresponse()
     answer.read()
@@ -236,9 +237,7 @@ def test_as_many_pages_as_there_may_be(monkeypatch):
             assert refused["code"] == "full" and refused["fatal"] and "1 pages are open" in refused["text"]
             first.say(type="step")
             first.hear("frame", step=1)
-        deadline = time.monotonic() + 10
-        while not closed and time.monotonic() < deadline:
-            time.sleep(0.02)
+        waiting.until(lambda: closed)
         assert len(closed) == 1  # the environment went with its page
         with Talk(server) as third:
             third.hear("frame")

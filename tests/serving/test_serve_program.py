@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import waiting
 
 from lapa_jax import errors, policy
 
@@ -68,7 +69,7 @@ def test_a_policy_is_served_and_the_server_ends_with_0(folder, tmp_path):
             request.add_header("Authorization", "Bearer s3cret")
             assert json.load(urllib.request.urlopen(request))["checkpoint"] == here.metadata["checkpoint"]
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(waiting.PATIENCE) == 0
             assert process.stdout.read().strip().endswith("[serve] ended")
 
 

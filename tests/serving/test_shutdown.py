@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import waiting
 import websockets
 from fake_policy import WARM, FakePolicy, expected, image
 
@@ -63,9 +64,9 @@ def test_what_runs_is_finished_and_what_is_new_refused(number):
         assert new.value.code == "shutting_down"
         with pytest.raises(lapa_client.Unreachable):
             idle.infer(ASKED)
-        thread.join(20)
+        thread.join(waiting.PATIENCE)
         np.testing.assert_array_equal(found[0], expected(ASKED))
-        assert one.wait(20) == 0
+        assert one.wait(waiting.PATIENCE) == 0
         running.close()
         assert "Traceback" not in one.stderr.read()
 
@@ -76,7 +77,7 @@ def test_idle_websockets_are_told_why(serve):
         connection.recv()
         running.end()
         with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
-            connection.recv(timeout=10)
+            connection.recv(timeout=waiting.PATIENCE)
     assert closed.value.rcvd.code == 1001 and "shutting_down" in closed.value.rcvd.reason
 
 
@@ -90,7 +91,7 @@ def test_a_call_that_takes_too_long_is_not_waited_for(serve):
         running.end()
         assert time.monotonic() - begun < 3
         with pytest.raises(websockets.exceptions.ConnectionClosed):
-            connection.recv(timeout=10)
+            connection.recv(timeout=waiting.PATIENCE)
 
 
 def test_a_policy_that_cannot_warm_up_ends_the_server():

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import openpi_by_hand
 import pytest
+import waiting
 import websockets
 from fake_policy import FakePolicy, expected, image
 from hypothesis import given, settings
@@ -41,15 +42,12 @@ def it_still_serves(strict):
     yield
     with lapa_client.Client(strict.uri) as client:
         np.testing.assert_array_equal(client.infer(GOOD)["actions"], expected(GOOD))
-    until = time.monotonic() + 5
-    while strict.service.open or any(strict.service.running.values()):
-        assert time.monotonic() < until, (strict.service.open, strict.service.running)
-        time.sleep(0.02)
+    waiting.until(lambda: not strict.service.open and not any(strict.service.running.values()))
 
 
 @contextlib.contextmanager
 def raw(port, websocket=False):
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=waiting.PATIENCE) as connection:
         if websocket:
             openpi_by_hand.handshake(connection, port)
             openpi_by_hand.receive(connection)
@@ -202,7 +200,7 @@ def test_clients_that_vanish_before_their_answer(strict):
 def test_a_hundred_at_once(strict):
     def drive(number):
         with lapa_client.Client(strict.uri) as client:
-            barrier.wait(30)
+            barrier.wait(waiting.PATIENCE)
             asked = {"image": image(number), "instruction": "x" * number}
             return [np.array_equal(client.infer(asked)["actions"], expected(asked)) for _ in range(3)]
 

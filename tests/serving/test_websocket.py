@@ -8,6 +8,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+import waiting
 from fake_policy import FakePolicy, expected, image
 
 HERE = Path(__file__).resolve().parent
@@ -74,7 +75,7 @@ def test_requests_may_be_sent_ahead(serve):
         for i in range(6):
             connection.send(messages.pack({"image": image(i), "prompt": "x" * i}))
         for i in range(6):
-            found = messages.unpack(connection.recv(timeout=20))["actions"]
+            found = messages.unpack(connection.recv(timeout=waiting.PATIENCE))["actions"]
             np.testing.assert_array_equal(found, expected({"image": image(i), "instruction": "x" * i}))
 
 
@@ -82,7 +83,7 @@ def test_a_client_that_comes_early_is_greeted_when_the_policy_is_warm(serve):
     server = serve(FakePolicy(seconds=0.05), wait=False)
     with server.connect_when_up() as connection:
         assert server.request("GET", "/readyz")[0] == 503
-        assert messages.unpack(connection.recv(timeout=20))["horizon"] == 4
+        assert messages.unpack(connection.recv(timeout=waiting.PATIENCE))["horizon"] == 4
         assert server.request("GET", "/readyz")[0] == 200
         assert [*dict.fromkeys(server.policy.batches)] == [1, 2, 4, 8] and server.policy.seeds == [0]
 
@@ -90,7 +91,7 @@ def test_a_client_that_comes_early_is_greeted_when_the_policy_is_warm(serve):
 def test_from_another_process_byte_for_byte(shared_server):
     """The program there imports nothing but the standard library: sockets, frames and messages by hand."""
     command = [sys.executable, "-S", str(HERE / "openpi_by_hand.py"), str(shared_server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=waiting.PATIENCE)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     wanted = expected({"image": image(7), "wrist": image(9), "instruction": "push", "proprio": [1.0, 2.0]})
