@@ -1,5 +1,6 @@
 """Set-up that must come before the first use of jax, and small datasets that tests share."""
 
+import gc
 import importlib
 import os
 import sys
@@ -16,19 +17,23 @@ from absl import flags
 from lapa_jax import cpu
 
 # Of XLA's two ways to make code of a fusion the older one compiles a training step in a fifth of the time.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
 jax.config.update("jax_num_cpu_devices", 8)
 cpu.serve_collectives()
 os.environ["LAPA_JAX_CACHE"] = f"{tempfile.gettempdir()}/lapa_jax_test_cache"  # programs obey it too
 jax.config.update("jax_compilation_cache_dir", os.environ["LAPA_JAX_CACHE"])
 jax.config.update("jax_disable_most_optimizations", True)  # programs here run once: compile them fast
+jax.config.update("jax_traceback_in_locations_limit", 0)
+gc.set_threshold(200_000, 50, 1000)  # tracing makes many objects, and few of them in cycles
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 # The same examples in every run, so that a red run is red again; `--hypothesis-profile=default` searches anew.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PLACES = ("client", "data/simulated", "tests/data", "tests/serving", "experiments")
 sys.path[:0] = [str(ROOT / path) for path in PLACES]
 
@@ -41,6 +46,17 @@ LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "impor
 def pytest_collection_modifyitems(items):
     place = {f"test_{name}": i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    slow = slow_tests()
+    for item in items:
+        name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
+        if slow & {name, name.partition("[")[0]}:
+            item.add_marker(pytest.mark.slow)
+
+
+def slow_tests():
+    """The lines of slow.txt."""
+    lines = (TESTS / "slow.txt").read_text().splitlines()
+    return {line for line in lines if not line.startswith("#")}
 
 
 @pytest.fixture(scope="module", autouse=True)
