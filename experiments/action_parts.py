@@ -28,20 +28,36 @@ def prepare(config: ConfigDict, planner: trained.Planner, few: episodes.Episodes
     Raises:
         UserError: what is asked for does not fit the VLM or the data.
     """
+    _check(config)
     data, head = config.data, config.head.to_dict()
-    if config.tune not in TUNE:
-        raise errors.UserError(f"no tune={config.tune!r}: choose one of {', '.join(TUNE)}")
-    if config.tune == "lora" and not config.scratch:
-        planner = task_lib.with_lora(planner, config.lora)
     kept = dict(scheme=data.normalisation, cache=data.cache)
     stats = statistics.cached(few, "action", **kept)
     proprio = statistics.cached(few, "proprio", **kept) if data.proprio else None
     space = action_space(few.name, config.action_space, recorded(data.directory, few.name))
     bins = _bins(head, few, space) if task_lib.wants_bins(head["kind"]) else None
-    cameras = ("image", *data.cameras)
-    return task_lib.ActionTask.of(
-        planner, head, stats, proprio, cameras, history=config.history, bins=bins, action_space=space
-    )
+    return assemble(config, planner, stats, proprio, bins, space)
+
+
+def assemble(
+    config: ConfigDict, planner: trained.Planner, stats: statistics.Statistics,
+    proprio: statistics.Statistics | None, bins: action_bins.ActionBins | None, space: dict[str, Any] | None,
+) -> task_lib.ActionTask:  # fmt: skip
+    """The task of a config, by what is known of the data; see `ActionTask`.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    _check(config)
+    if config.tune == "lora" and not config.scratch:
+        planner = task_lib.with_lora(planner, config.lora)
+    more = dict(history=config.history, bins=bins, action_space=space)
+    cameras = ("image", *config.data.cameras)
+    return task_lib.ActionTask.of(planner, config.head.to_dict(), stats, proprio, cameras, **more)
+
+
+def _check(config: ConfigDict) -> None:
+    if config.tune not in TUNE:
+        raise errors.UserError(f"no tune={config.tune!r}: choose one of {', '.join(TUNE)}")
 
 
 def optimizer(config: ConfigDict) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import jax
 import launch
 import plan_knobs
 import plan_page
+import step_networks
 import steps
 from absl import flags
 from absl import logging as absl_logging
@@ -51,8 +52,8 @@ def program_of(path: str | None) -> str:
         UserError: no program has a config of that name.
     """
     name = _PROGRAM.value or pathlib.Path((path or "").partition(":")[0]).stem
-    if name not in steps.NETWORKS:
-        raise errors.UserError(f"no plan for {name}; choose --program among {', '.join(steps.NETWORKS)}")
+    if name not in step_networks.NETWORKS:
+        raise errors.UserError(f"no plan for {name}; choose --program among {', '.join(step_networks.NETWORKS)}")
     return name
 
 

@@ -33,7 +33,7 @@ def candidates(config: Any, memory: Memory, room: float) -> Iterator[dict[str, A
         while parts <= min(MOST_PARTS, config.batch_size) and config.batch_size % parts == 0:
             yield chosen | {"accumulate": parts}
             parts *= 2
-    for key, values in {"optimizer.moments": ("bfloat16", "float8"), "param_dtype": ("bfloat16",)}.items():
+    for key, values in _fewer_bits(config).items():
         section, _, name = key.rpartition(".")
         own = config[section][name] if section else config[name]
         for value in values[values.index(own) + 1 if own in values else 0 :]:
@@ -41,8 +41,15 @@ def candidates(config: Any, memory: Memory, room: float) -> Iterator[dict[str, A
             yield dict(chosen)
 
 
+def _fewer_bits(config: Any) -> dict[str, tuple[str, ...]]:
+    """Dotted key -> values, what is not trained first: nothing is lost there."""
+    trains_all = config.get("tune", "all") == "all" and not config.optimizer.trainable + config.optimizer.frozen
+    frozen = {} if trains_all else {"frozen_dtype": ("bfloat16",)}
+    return frozen | {"optimizer.moments": ("bfloat16", "float8"), "param_dtype": ("bfloat16",)}
+
+
 def _recompute(config: Any) -> dict[str, Any]:
-    model = config.model
+    model = config.get("model") or {}
     if "remat" in model and model.remat != "full":
         return {"model.remat": "full"}
     if "backbone_args" in model and model.backbone_args.get("remat") is False:

@@ -75,6 +75,12 @@ def steps(programs):
     return steps
 
 
+@pytest.fixture(scope="module")
+def network(steps):
+    """(program, config) -> what a plan of it is of."""
+    return steps.step_networks.of
+
+
 @pytest.mark.parametrize("program", ["train_laq", "train_tokenizer", "pretrain_vlm"])
 def test_each_program_has_a_step_that_can_be_counted(program, steps, load_config):
     """With batches as the program reads them, and as much work for all as the model needs."""
@@ -86,13 +92,52 @@ def test_each_program_has_a_step_that_can_be_counted(program, steps, load_config
     assert found.needed > 0 and all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(made.state))
 
 
-def test_what_a_plan_cannot_know_is_asked_for(steps, load_config):
+def like(tree):
+    return {name: (leaf.shape, leaf.dtype.name) for name, leaf in tree.items()}
+
+
+HEADS = [{}, {"head.kind": "bins", "head.gripper": False}, {"tune": "lora", "data.proprio": True, "history": 1}]
+
+
+@pytest.mark.parametrize("changes", HEADS)
+def test_stage_3_is_planned_with_the_batches_that_it_reads(changes, steps, load_config, tiny_run, robot_episodes):
+    """But for how many numbers an action has, which the data says."""
+    import action_parts
+
+    from lapa_jax import trained
+    from lapa_jax.data import loader
+
+    config = load_config("finetune", "tiny", vlm=str(tiny_run("pretrain_vlm")), **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.step_networks, "ACTION_DIM", 2)
+        patch.setattr(steps.step_networks, "PROPRIO_DIM", 2)
+        made = steps.make("finetune", config, sharding.make_mesh(devices=jax.devices()[:1]))
+    planner = trained.describe_planner(config.vlm)
+    task = action_parts.prepare(config, planner, robot_episodes)
+    stream = loader.action_stream(
+        robot_episodes, task.layout, task.statistics, task.horizon, 8, 0, planner.image_size, beside=task.beside
+    )
+    assert like(made.batch) == like(next(iter(stream)))
+    assert steps.needed(made).needed > 0
+
+
+def test_stage_3_of_7b_keeps_what_it_does_not_train_in_two_bytes(steps, load_config):
+    """Without a run to read it is the VLM of stage 2's `base`."""
+    config = load_config("finetune", "base", tune="head", frozen_dtype="bfloat16")
+    made = steps.make("finetune", config, sharding.make_mesh(devices=jax.devices()[:1]))
+    size = {kind: 0 for kind in ("params", "opt_state")}
+    for kind in size:
+        size[kind] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(getattr(made.state, kind)))
+    assert 2 * 6.7e9 < size["params"] < 2 * 7.2e9 and size["opt_state"] < 0.02 * size["params"]
+
+
+def test_what_a_plan_cannot_know_is_asked_for(network, load_config):
     with pytest.raises(errors.UserError, match="no plan for evaluate"):
-        steps.network("evaluate", load_config("pretrain_vlm"))
+        network("evaluate", load_config("pretrain_vlm"))
     with pytest.raises(errors.UserError, match="which tower"):
-        steps.network("pretrain_vlm", load_config("pretrain_vlm", "base", **{"model.image": "features"}))
+        network("pretrain_vlm", load_config("pretrain_vlm", "base", **{"model.image": "features"}))
     with pytest.raises(errors.UserError, match="no tower, labels or phase"):
-        steps.network("train_laq", load_config("train_laq", "tiny", **{"labels.weight": 1.0}))
+        network("train_laq", load_config("train_laq", "tiny", **{"labels.weight": 1.0}))
 
 
 def knobs():
@@ -111,6 +156,8 @@ def test_changes_that_are_tried_come_cheapest_first(load_config):
     assert tried[0] == {"model.remat": "full"} and tried[1] == {"model.remat": "full", "accumulate": 2}
     assert tried[-1] == {"model.remat": "full", "optimizer.moments": "float8", "param_dtype": "bfloat16"}
     assert all("accumulate" not in changes for changes in knobs().candidates(config, large, 10.0))
+    head = load_config("finetune", "base", tune="head")
+    assert next(knobs().candidates(head, large, 10.0)) == {"frozen_dtype": "bfloat16"}
     spread = load_config("pretrain_vlm", "base", **{"mesh.data": 4, "mesh.fsdp": 2})
     assert next(knobs().candidates(spread, large, 10.0)) == {"mesh.data": 1, "mesh.fsdp": 8}
 

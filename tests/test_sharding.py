@@ -35,10 +35,10 @@ def laq_stage(programs, size, **model):
 WORDS = ("push the red block left", "push it")
 
 
-def planner(load_config):
+def planner(load_config, code_length=2):
     config = load_config("pretrain_vlm", "tiny").to_dict()["model"]
     text = prompts.train_tokenizer(WORDS, 6)
-    layout = layouts.Clean(text, num_image_tokens=7, code_length=2, by_word=True)
+    layout = layouts.Clean(text, num_image_tokens=7, code_length=code_length, by_word=True)
     config["vocabs"] = dict(text=32, latent=8)
     return trained.Planner.of(config, layout, None, image_size=64)
 
@@ -73,6 +73,8 @@ OTHER_MESHES_OF = {
     "laq transformer nsvq": [(1, 8, 1)],
     "tokenizer": [(1, 8, 1)],
     "vlm": [(1, 8, 1), (1, 1, 2, 4), (1, 1, 1, 8)],
+    "policy latents": [(1, 2, 1, 4)],
+    "policy flow": [(1, 2, 1, 4)],
 }
 stages = pytest.mark.parametrize("stage", MESHES_OF, indirect=True)
 
@@ -110,6 +112,7 @@ def make_stage(name, programs, load_config):
         rows = latent_rows.Rows.of(vlm.layout, WORDS, length=ROW)
         task = latent_task.LatentTask(vlm, rows, {"latent": 1.0})
         return programs["pretrain_vlm"].make_loss(task), vlm.init_fn(), vlm_batch(vlm, rows)
+    vlm = planner(load_config, code_length=3)  # rows of 16 places, for `sequence` to divide
     stats = statistics.compute([numbers(50, 2)])
     task = task_lib.ActionTask.of(vlm, dict(kind=name.split()[-1], horizon=2, width=16), stats)
     batch = vlm.prompts([WORDS[nth % 2] for nth in range(ROWS)]) | {"image": images()}

@@ -37,7 +37,7 @@ def attend(
     if q.shape[1] % (devices := along(AXIS)):
         raise errors.UserError(
             f"rows of {q.shape[1]} tokens do not divide over mesh.sequence={devices}: "
-            "set --config.mesh.sequence to a divisor, or --config.data.row_length to a multiple"
+            "set --config.mesh.sequence to a divisor, or in stage 2 --config.data.row_length to a multiple"
         )
     return _attend(q, k, v, segments, q.shape[-1] ** -0.5 if scale is None else scale)
 
