@@ -12,6 +12,7 @@ import filelock
 import hypothesis
 import jax
 import pytest
+import slow_list
 from absl import flags
 
 from lapa_jax import cpu
@@ -32,8 +33,7 @@ flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
-TESTS = Path(__file__).resolve().parent
-ROOT = TESTS.parent
+ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("client", "data/simulated", "tests/data", "tests/serving", "experiments")
 sys.path[:0] = [str(ROOT / path) for path in PLACES]
 
@@ -46,17 +46,10 @@ LONG = ("vlm_variants", "text_models", "starts", "programs", "attention", "impor
 def pytest_collection_modifyitems(items):
     place = {f"test_{name}": i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
-    slow = slow_tests()
+    slow = slow_list.lines()
     for item in items:
-        name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
-        if slow & {name, name.partition("[")[0]}:
+        if slow & slow_list.names(item):
             item.add_marker(pytest.mark.slow)
-
-
-def slow_tests():
-    """The lines of slow.txt."""
-    lines = (TESTS / "slow.txt").read_text().splitlines()
-    return {line for line in lines if not line.startswith("#")}
 
 
 @pytest.fixture(scope="module", autouse=True)
