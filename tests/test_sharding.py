@@ -70,6 +70,7 @@ MESHES_OF = {
     "policy flow": [(2, 2, 2)],
 }
 OTHER_MESHES_OF = {
+    "laq transformer nsvq remat": [(2, 2, 2), (8, 1, 1)],
     "laq transformer nsvq": [(1, 8, 1)],
     "tokenizer": [(1, 8, 1)],
     "vlm": [(1, 8, 1), (1, 1, 2, 4), (1, 1, 1, 8)],
@@ -95,10 +96,11 @@ def make_stage(name, programs, load_config):
         own = {"fsq": dict(levels=(2, 2, 2), soft_steps=3)}
         quantizer = dict(quantizer=name.split()[-1], quantizers=own, code_dim=3)
         return laq_stage(programs, 16, backbone="conv", backbone_args=args, **quantizer)
-    if name == "laq transformer nsvq":
+    if name.startswith("laq transformer nsvq"):
         args = dict(
-            width=16, num_heads=2, head_dim=8, image_size=24, patch_size=8, depth_spatial=1, depth_temporal=1
-        )
+            width=16, num_heads=2, head_dim=8, image_size=24, patch_size=8, depth_spatial=1, depth_temporal=1,
+            remat=name.endswith("remat"),
+        )  # fmt: skip
         return laq_stage(
             programs, 24, backbone="transformer", backbone_args=args, quantizer="nsvq", code_length=4, code_dim=4
         )
@@ -177,7 +179,7 @@ def check_split(name, params):
     ]
     if name.startswith("laq conv"):  # small kernels are kept whole on purpose
         assert not split
-    elif name == "laq transformer nsvq":
+    elif name.startswith("laq transformer nsvq"):
         assert sum(path.endswith("to_q/kernel") for path in split) == 4
     elif name == "tokenizer":
         assert sum(path.endswith("conv_in/kernel") for path in split) > 10
