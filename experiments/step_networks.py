@@ -110,8 +110,8 @@ def _filled(row: Mapping[str, np.ndarray]) -> float:
 def _finetune(config: ConfigDict) -> Network:
     import finetune
 
-    known = config.vlm is not None
-    planner = trained.describe_planner(config.vlm) if known else _planner(vlm_configs.get_config("base"))
+    told = config.vlm is not None
+    planner = trained.describe_planner(config.vlm) if told else _planner(vlm_configs.get_config("base"))
     random, head = np.random.default_rng(0), config.head
     sides, rows = (random.random((1000, dims), np.float32) for dims in (PROPRIO_DIM, ACTION_DIM))
     rows[:, -1] = rows[:, -1] > 0.5  # the gripper
@@ -174,9 +174,10 @@ NETWORKS: Mapping[str, Callable[[ConfigDict], Network]] = {
 
 
 def of(program: str, config: ConfigDict) -> Network:
-    """
+    """What a program trains by its config.
+
     Raises:
-        UserError: as `make`.
+        UserError: there is no such program, or its config needs what is not there.
     """
     if program not in NETWORKS:
         raise errors.UserError(f"no plan for {program}; choose among {', '.join(NETWORKS)}")
