@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,12 @@ def prepare(config: ConfigDict, planner: trained.Planner, few: episodes.Episodes
     Raises:
         UserError: what is asked for does not fit the VLM or the data.
     """
-    _check(config)
-    data, head = config.data, config.head.to_dict()
+    planner, data = tuned(config, planner), config.data
     kept = dict(scheme=data.normalisation, cache=data.cache)
     stats = statistics.cached(few, "action", **kept)
     proprio = statistics.cached(few, "proprio", **kept) if data.proprio else None
     space = action_space(few.name, config.action_space, recorded(data.directory, few.name))
-    bins = _bins(head, few, space) if task_lib.wants_bins(head["kind"]) else None
+    bins = bins_of(config.head.to_dict(), (few["action"][i] for i in range(len(few))), space)
     return assemble(config, planner, stats, proprio, bins, space)
 
 
@@ -42,22 +42,23 @@ def assemble(
     config: ConfigDict, planner: trained.Planner, stats: statistics.Statistics,
     proprio: statistics.Statistics | None, bins: action_bins.ActionBins | None, space: dict[str, Any] | None,
 ) -> task_lib.ActionTask:  # fmt: skip
-    """The task of a config, by what is known of the data; see `ActionTask`.
-
-    Raises:
-        UserError: as `prepare`.
-    """
-    _check(config)
-    if config.tune == "lora" and not config.scratch:
-        planner = task_lib.with_lora(planner, config.lora)
+    """The task of a config with a `tuned` planner, by what is known of the data; raises as `ActionTask`."""
     more = dict(history=config.history, bins=bins, action_space=space)
     cameras = ("image", *config.data.cameras)
     return task_lib.ActionTask.of(planner, config.head.to_dict(), stats, proprio, cameras, **more)
 
 
-def _check(config: ConfigDict) -> None:
+def tuned(config: ConfigDict, planner: trained.Planner) -> trained.Planner:
+    """The VLM as it is trained: with thin matrices where `tune` is lora.
+
+    Raises:
+        UserError: there is no such `tune`.
+    """
     if config.tune not in TUNE:
         raise errors.UserError(f"no tune={config.tune!r}: choose one of {', '.join(TUNE)}")
+    if config.tune == "lora" and not config.scratch:
+        return task_lib.with_lora(planner, config.lora)
+    return planner
 
 
 def optimizer(config: ConfigDict) -> dict[str, Any]:
@@ -102,12 +103,19 @@ def action_space(name: str, given: ConfigDict, told: dict[str, Any] | None = Non
     return None
 
 
-def _bins(head: dict[str, Any], few: episodes.Episodes, space: dict[str, Any] | None) -> action_bins.ActionBins:
-    """The bins of an official CSV, or of equally many of the actions.
+def bins_of(
+    head: dict[str, Any], actions: Iterable[np.ndarray], space: dict[str, Any] | None
+) -> action_bins.ActionBins | None:
+    """The bins of an official CSV, or of equally many of the actions; None for heads that answer in none.
+
+    Args:
+        actions: float[T, A] of each episode, read only where bins are fitted.
 
     Raises:
         UserError: nobody says whether the last number is a gripper.
     """
+    if not task_lib.wants_bins(head["kind"]):
+        return None
     if head["bins_file"]:
         return action_bins.read(head["bins_file"])
     gripper = head["gripper"]
@@ -115,5 +123,4 @@ def _bins(head: dict[str, Any], few: episodes.Episodes, space: dict[str, Any] | 
         if space is None or not space.get("names"):
             raise errors.UserError("is the last number of an action a gripper, 0 or 1? say --config.head.gripper")
         gripper = space["names"][-1] == "gripper"
-    rows = np.concatenate([few["action"][i] for i in range(len(few))])
-    return action_bins.fit(rows, head["bins"], gripper)
+    return action_bins.fit(np.concatenate(list(actions)), head["bins"], gripper)

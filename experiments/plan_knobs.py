@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import action_parts
+
 from lapa_jax.planning.memory import Memory
 from lapa_jax.planning.plan import Plan
 from lapa_jax.planning.topologies import Topology
@@ -43,8 +45,8 @@ def candidates(config: Any, memory: Memory, room: float) -> Iterator[dict[str, A
 
 def _fewer_bits(config: Any) -> dict[str, tuple[str, ...]]:
     """Dotted key -> values, what is not trained first: nothing is lost there."""
-    trains_all = config.get("tune", "all") == "all" and not config.optimizer.trainable + config.optimizer.frozen
-    frozen = {} if trains_all else {"frozen_dtype": ("bfloat16",)}
+    chosen = action_parts.optimizer(config) if "tune" in config else config.optimizer
+    frozen = {"frozen_dtype": ("bfloat16",)} if chosen["trainable"] or chosen["frozen"] else {}
     return frozen | {"optimizer.moments": ("bfloat16", "float8"), "param_dtype": ("bfloat16",)}
 
 

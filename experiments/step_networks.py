@@ -23,7 +23,7 @@ from configs import train_tokenizer as tokenizer_configs
 from lapa_jax import errors, latent_task, trained, training
 from lapa_jax.actions import task as action_task
 from lapa_jax.convert import towers
-from lapa_jax.data import action_bins, latent_rows, layouts, prompts, sequences, statistics
+from lapa_jax.data import latent_rows, layouts, prompts, sequences, statistics
 from lapa_jax.models import image_encoders, laq, vqgan
 
 INSTRUCTION = "push the red block to the left"
@@ -112,14 +112,14 @@ def _finetune(config: ConfigDict) -> Network:
 
     told = config.vlm is not None
     planner = trained.describe_planner(config.vlm) if told else _planner(vlm_configs.get_config("base"))
-    random, head = np.random.default_rng(0), config.head
+    random = np.random.default_rng(0)
     sides, rows = (random.random((1000, dims), np.float32) for dims in (PROPRIO_DIM, ACTION_DIM))
     rows[:, -1] = rows[:, -1] > 0.5  # the gripper
-    bins = None
-    if action_task.wants_bins(head.kind):
-        bins = action_bins.read(head.bins_file) if head.bins_file else action_bins.fit(rows, head.bins)
+    space = {"names": [*map(str, range(1, ACTION_DIM)), "gripper"]}
+    bins = action_parts.bins_of(config.head.to_dict(), [rows], space)
     proprio = statistics.compute([sides]) if config.data.proprio else None
-    task = action_parts.assemble(config, planner, statistics.compute([rows]), proprio, bins, None)
+    planner = action_parts.tuned(config, planner)
+    task = action_parts.assemble(config, planner, statistics.compute([rows]), proprio, bins, space)
     row = _action_row(task)
     losses = (finetune.make_loss(one) for one in (task, measuring.plain_vlm(task)))
     return Network(

@@ -65,10 +65,11 @@ LAQ = {
     "fsdp, bfloat16": mesh() | BFLOAT16,
     "data, bfloat16": mesh(data=-1) | BFLOAT16,
 }
+BASE = "fsdp, remat dots"
 PACKED = {"data.packed": True, "data.row_length": 1536, "data.text_length": 128, "batch_size": 64}
 RUNS: Mapping[str, Run] = {
     "vlm padded": Run("pretrain_vlm.py:base", {"data.row_length": 384, "data.text_length": 128}, VLM, 256),
-    "vlm packed": Run("pretrain_vlm.py:base", PACKED, {name: VLM[name] for name in ("fsdp, remat dots",)}, 320),
+    "vlm packed": Run("pretrain_vlm.py:base", PACKED, {BASE: VLM[BASE]}, 320),
     "laq": Run("train_laq.py:base", {"batch_size": 512}, LAQ, 512),
 }
 """The official runs: 256 rows of 384 places, the same places packed (five examples a row of 1536), 512 pairs."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARTBEAT = 10
-"""Seconds."""
+PATIENCE = 240
+"""Seconds; the latter for several processes that start and compile at once."""
 
 
 def free_port():
@@ -77,9 +78,9 @@ class Job:
     def said(self, number=0):
         return self.outputs[number].read_text()
 
-    def statuses(self, timeout=240):
+    def statuses(self):
         """Exit statuses of all, once they have ended."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE
         try:
             return [process.wait(max(1, end - time.monotonic())) for process in self.processes]
         except subprocess.TimeoutExpired:
@@ -89,13 +90,10 @@ class Job:
         statuses = self.statuses()
         assert not any(statuses), f"{statuses}\n" + "\n\n".join(self.said(n)[-3000:] for n in range(self.count))
 
-    def wait_for(self, text, number=0, timeout=240):
+    def wait_for(self, text, number=0):
         """Until a process has said this."""
-        self.wait_until(lambda: text in self.said(number), timeout)
-
-    def wait_until(self, true, timeout=240):
-        end = time.monotonic() + timeout
-        while not true():
+        end = time.monotonic() + PATIENCE
+        while text not in self.said(number):
             assert time.monotonic() < end and self.processes[0].poll() is None, self.said()[-3000:]
             time.sleep(0.02)
 

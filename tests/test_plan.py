@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from lapa_jax import errors, sharding
-from lapa_jax.planning.memory import Memory
+from lapa_jax.planning.memory import Memory, of_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -75,12 +75,6 @@ def steps(programs):
     return steps
 
 
-@pytest.fixture(scope="module")
-def network(steps):
-    """(program, config) -> what a plan of it is of."""
-    return steps.step_networks.of
-
-
 @pytest.mark.parametrize("program", ["train_laq", "train_tokenizer", "pretrain_vlm"])
 def test_each_program_has_a_step_that_can_be_counted(program, steps, load_config):
     """With batches as the program reads them, and as much work for all as the model needs."""
@@ -125,13 +119,12 @@ def test_stage_3_of_7b_keeps_what_it_does_not_train_in_two_bytes(steps, load_con
     """Without a run to read it is the VLM of stage 2's `base`."""
     config = load_config("finetune", "base", tune="head", frozen_dtype="bfloat16")
     made = steps.make("finetune", config, sharding.make_mesh(devices=jax.devices()[:1]))
-    size = {kind: 0 for kind in ("params", "opt_state")}
-    for kind in size:
-        size[kind] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(getattr(made.state, kind)))
-    assert 2 * 6.7e9 < size["params"] < 2 * 7.2e9 and size["opt_state"] < 0.02 * size["params"]
+    size = of_arguments(made.state, made.batch)
+    assert 2 * 6.7e9 < size.params < 2 * 7.2e9 and size.opt_state < 0.02 * size.params
 
 
-def test_what_a_plan_cannot_know_is_asked_for(network, load_config):
+def test_what_a_plan_cannot_know_is_asked_for(steps, load_config):
+    network = steps.step_networks.of
     with pytest.raises(errors.UserError, match="no plan for evaluate"):
         network("evaluate", load_config("pretrain_vlm"))
     with pytest.raises(errors.UserError, match="which tower"):

@@ -109,8 +109,8 @@ def make_stage(name, programs, load_config):
         model = vqgan.VQGAN(**sizes, quantizer="vq_ema")
         batch = {"frame": images()[:, :16, :16]}
         return programs["train_tokenizer"].make_loss(model, absolute=0.2), vqgan.init_fn(model, 16), batch
-    vlm = planner(load_config)
     if name == "vlm":
+        vlm = planner(load_config)
         rows = latent_rows.Rows.of(vlm.layout, WORDS, length=ROW)
         task = latent_task.LatentTask(vlm, rows, {"latent": 1.0})
         return programs["pretrain_vlm"].make_loss(task), vlm.init_fn(), vlm_batch(vlm, rows)

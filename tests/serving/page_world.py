@@ -92,10 +92,8 @@ def serving(shown):
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + waiting.PATIENCE
-    while not server.started:
-        assert time.monotonic() < deadline and thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
+    waiting.until(lambda: server.started or not thread.is_alive())
+    assert server.started, "the server did not start"
     host, port = server.servers[0].sockets[0].getsockname()
     try:
         yield f"{host}:{port}"

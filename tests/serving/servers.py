@@ -66,14 +66,14 @@ class Running:
                 connection.recv(timeout=waiting.PATIENCE)
             return said["code"], said["error"], closed.value.rcvd.code
 
-    def until_ready(self, seconds=waiting.PATIENCE):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            with contextlib.suppress(ConnectionRefusedError):
-                if self.request("GET", "/readyz")[0] == 200:
-                    return self
-            time.sleep(0.02)
-        raise AssertionError("it is not ready")
+    def until_ready(self):
+        waiting.until(self._is_ready)
+        return self
+
+    def _is_ready(self):
+        with contextlib.suppress(ConnectionRefusedError):
+            return self.request("GET", "/readyz")[0] == 200
+        return False
 
     def end(self):
         self._server.should_exit = True

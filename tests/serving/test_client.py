@@ -69,7 +69,7 @@ def test_no_server_is_said_after_the_wait(unused_port):
     begun = time.monotonic()
     with pytest.raises(lapa_client.Unreachable, match="no policy server at ws://127.0.0.1") as caught:
         lapa_client.Client(f"ws://127.0.0.1:{unused_port}", wait_s=0.5)
-    assert caught.value.code == "unreachable" and time.monotonic() - begun < 30
+    assert caught.value.code == "unreachable" and time.monotonic() - begun < 5
     assert isinstance(caught.value, ConnectionError)
 
 
